@@ -1,0 +1,161 @@
+"""What a collection holds: dimensions, variables and their encoding. Pure data, no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from zcollection_engine.errors import InvalidInputError, NotFoundError
+
+#: Row variable that names the granule each row came from (uint64, see `zcollection_engine.identity`).
+PROVENANCE = "granule"
+
+#: dtype of text variables; numpy has no fixed-width counterpart, Zarr v3 stores them as ``string``.
+TEXT = "string"
+
+TIME_UNITS = "nanoseconds since 1970-01-01"
+TIME_CALENDAR = "proleptic_gregorian"
+
+Scalar = int | float | str | bool
+
+
+@dataclass(frozen=True, slots=True)
+class Dimension:
+    """A dimension; ``size`` is None for the one along which the collection is partitioned."""
+
+    name: str
+    size: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """A variable as it is stored.
+
+    Attributes
+    ----------
+    path
+        Name relative to the partition's group; "/" separates nested groups ("ku/range_ocean").
+    dtype
+        numpy dtype string in little-endian form ("<i4", "|i1"), or "string".
+    dimensions
+        Names, the partitioned dimension first if the variable has it.
+    chunks
+        Chunk shape, one number a dimension.
+    fill_value
+        Value that means "missing" (CF ``_FillValue``), in the stored (packed) dtype; None if none is declared.
+        Floats may be NaN.
+    attributes
+        JSON values, without ``_FillValue``; packing stays here (``scale_factor``, ``add_offset``).
+    """
+
+    path: str
+    dtype: str
+    dimensions: tuple[str, ...]
+    chunks: tuple[int, ...]
+    fill_value: Scalar | None = None
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.chunks) != len(self.dimensions):
+            raise InvalidInputError(
+                f"variable {self.path!r}: {len(self.chunks)} chunk sizes for {len(self.dimensions)} dimensions"
+            )
+
+    @property
+    def name(self) -> str:
+        """Last part of the path."""
+        return self.path.rpartition("/")[2]
+
+    @property
+    def group(self) -> str:
+        """Path of the group that holds the variable; empty for the partition's own."""
+        return self.path.rpartition("/")[0]
+
+    @property
+    def is_text(self) -> bool:
+        return self.dtype == TEXT
+
+    @property
+    def numpy_dtype(self) -> np.dtype[Any]:
+        """dtype of the values in memory: text is an array of Python strings."""
+        return np.dtype(object) if self.is_text else np.dtype(self.dtype)
+
+
+@dataclass(frozen=True)
+class Schema:
+    """All of a collection's variables.
+
+    Attributes
+    ----------
+    axis
+        Path of the variable that orders the rows.
+    dimension
+        The partitioned dimension, the first one of ``axis``.
+    dimensions
+        Every dimension used by a variable.
+    variables
+        In order of their paths; `PROVENANCE` is among them when the collection keeps provenance.
+    attributes
+        Global attributes, JSON values.
+    """
+
+    axis: str
+    dimension: str
+    dimensions: tuple[Dimension, ...]
+    variables: tuple[Variable, ...]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "variables", tuple(sorted(self.variables, key=lambda v: v.path)))
+        axis = self.by_path.get(self.axis)
+        if axis is None:
+            raise InvalidInputError(f"the axis {self.axis!r} is not among the variables {sorted(self.by_path)}")
+        if axis.dimensions != (self.dimension,):
+            raise InvalidInputError(
+                f"the axis {self.axis!r} must have the one dimension {self.dimension!r}, it has {axis.dimensions}"
+            )
+
+    @cached_property
+    def by_path(self) -> Mapping[str, Variable]:
+        return MappingProxyType({v.path: v for v in self.variables})
+
+    def __getitem__(self, path: str) -> Variable:
+        try:
+            return self.by_path[path]
+        except KeyError:
+            raise NotFoundError(f"no variable {path!r}; there are {', '.join(self.by_path)}") from None
+
+    @property
+    def row_variables(self) -> tuple[Variable, ...]:
+        """Variables along the partitioned dimension."""
+        return tuple(v for v in self.variables if self.dimension in v.dimensions)
+
+    @property
+    def immutable_variables(self) -> tuple[Variable, ...]:
+        """Variables without the partitioned dimension: stored once for the collection."""
+        return tuple(v for v in self.variables if self.dimension not in v.dimensions)
+
+    @property
+    def sizes(self) -> Mapping[str, int | None]:
+        return {d.name: d.size for d in self.dimensions}
+
+    @property
+    def keeps_provenance(self) -> bool:
+        return PROVENANCE in self.by_path
+
+    def with_variables(self, extra: Iterable[Variable]) -> Schema:
+        """Return a schema with more variables."""
+        return replace(self, variables=(*self.variables, *extra))
+
+    def groups(self) -> tuple[str, ...]:
+        """Paths of all nested groups that the row variables imply, parents first."""
+        found: set[str] = set()
+        for variable in self.row_variables:
+            parts = variable.path.split("/")[:-1]
+            found.update("/".join(parts[: i + 1]) for i in range(len(parts)))
+        return tuple(sorted(found))

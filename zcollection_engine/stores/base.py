@@ -1,0 +1,86 @@
+"""The one protocol through which the engine touches storage.
+
+Four promises carry the commit protocol: an object appears whole, a read after a write sees it, an object can be
+created only if absent, and replaced only if unchanged. A store that cannot keep one of them must not be used by
+several writers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """What a store tells of an object without its bytes.
+
+    Attributes
+    ----------
+    key
+        Name relative to the store's root, "/" between the parts.
+    size
+        Bytes.
+    etag
+        Opaque version of the object's content, unquoted; equal for equal versions in ``head``, ``get``, ``list``
+        and in what ``create`` and ``replace`` return.
+    modified
+        Time of the last write by the store's clock, in UTC.
+    """
+
+    key: str
+    size: int
+    etag: str
+    modified: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """An object's bytes and what the same response told of it."""
+
+    data: bytes
+    info: ObjectInfo
+
+
+class ObjectStore(Protocol):
+    """A flat space of objects below one root URL. Instances are thread-safe.
+
+    All methods raise `StorageError` when the environment fails.
+    """
+
+    @property
+    def url(self) -> str:
+        """Root of the store, without a trailing slash."""
+
+    def get(self, key: str) -> StoredObject:
+        """Return an object; raises `NotFoundError`."""
+
+    def head(self, key: str) -> ObjectInfo:
+        """Describe an object; raises `NotFoundError`."""
+
+    def list(self, prefix: str = "", *, after: str = "") -> Iterator[ObjectInfo]:
+        """Describe all objects whose key starts with ``prefix`` and sorts behind ``after``, in order of their keys.
+
+        ``prefix`` is a folder ("a/b/") or empty. Objects being written are never listed.
+        """
+
+    def create(self, key: str, data: bytes) -> str:
+        """Write an object that must not exist yet and return its ETag; raises `PreconditionFailedError`."""
+
+    def replace(self, key: str, data: bytes, etag: str) -> str:
+        """Write an object whose present ETag must be ``etag``; return the new one.
+
+        Raises `PreconditionFailedError` when the object is another one or gone.
+        """
+
+    def delete(self, key: str) -> None:
+        """Remove an object; one that is not there is no error."""
+
+    def exclusive(self, name: str) -> AbstractContextManager[None]:
+        """Hold the writer's lock ``name`` where the store has a kernel to keep it (POSIX); elsewhere nothing."""
+
+    def flush(self) -> None:
+        """Return when everything this instance has written survives a loss of power."""
