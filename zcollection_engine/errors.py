@@ -6,7 +6,7 @@
     ├── ConflictError               someone else changed the same thing: read the new state and try again
     │   ├── PreconditionFailedError     a conditional write met another object than the one it was made for
     │   └── FencedError                 this writer's grant was taken over: stop, change nothing more
-    ├── BusyError                   not possible yet (a grant is held, no key space is free): wait ``retry_after`` seconds
+    ├── BusyError                   not possible yet (a grant is held, no free key space): wait ``retry_after`` s
     ├── StorageError                the environment failed, often for a moment: back off and try again
     │   └── OutcomeUnknownError         the answer to a write was lost: read back, never clean up on a guess
     ├── NotFoundError (KeyError)    no such object, collection, partition or variable

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from zcollection_engine.schema import Scalar
@@ -21,8 +20,8 @@ class GranuleSpec:
     axis
         Absolute path of the axis variable in the granule ("/data_01/time").
     include, exclude
-        Glob patterns on absolute variable paths. "*" and "?" stay inside a group, "**" crosses groups. An empty
-        ``include`` takes everything in the axis's group and below it.
+        Glob patterns on absolute variable paths. "*" and "?" stay inside a group, "**" crosses groups. An
+        empty ``include`` takes everything in the axis's group and below it.
     rename
         From a collection path (see `collection_path`) to another.
     attributes
@@ -38,7 +37,9 @@ class GranuleSpec:
 
 @dataclass(frozen=True, slots=True)
 class GranuleVariable:
-    """One variable as found: raw (packed) values, shape by ``dimensions``; text as Python strings (dtype object)."""
+    """One variable as found: raw (packed) values, shape by ``dimensions``; text as Python strings (dtype
+    object).
+    """
 
     dimensions: tuple[str, ...]
     values: npt.NDArray[Any]
@@ -55,8 +56,8 @@ class Granule:
     name
         What errors call it: the object's key or URL.
     axis
-        Collection path of the axis. Its values are sorted or not, finite, shape (rows,): int64 nanoseconds since
-        1970-01-01 (proleptic Gregorian) when it is a time, else an integer or float as found.
+        Collection path of the axis. Its values are sorted or not, finite, shape (rows,): int64 nanoseconds
+        since 1970-01-01 (proleptic Gregorian) when it is a time, else an integer or float as found.
     dimension
         Name of the partitioned dimension.
     variables

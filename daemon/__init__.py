@@ -1,0 +1,1 @@
+"""The service: turns notifications of new granules into transactions of `zcollection_engine`."""

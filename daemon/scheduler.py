@@ -1,0 +1,159 @@
+"""Partition-level scheduling: which granules are merged together, and when.
+
+Granules that touch the same partition share a transaction; partitions that no granule links go side by side. Nothing
+waits for company: a granule that finds its partitions idle starts at once, and what comes meanwhile forms the next
+transaction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+import structlog
+
+from zcollection_engine.errors import BusyError
+from zcollection_engine.planning import Verdict
+from zcollection_engine.transaction import Offer, Outcome
+
+_log = structlog.get_logger(__name__)
+
+#: Commits a batch; runs off the event loop.
+Commit = Callable[[Sequence[Offer]], Awaitable[Outcome]]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The most that one transaction takes.
+
+    Attributes
+    ----------
+    granules
+        Count.
+    bytes
+        Sum of the granules' sizes as objects; a larger one goes alone.
+    """
+
+    granules: int
+    bytes: int
+
+
+@dataclass(eq=False, slots=True)
+class _Pending:
+    offer: Offer
+    done: asyncio.Future[tuple[Verdict, int | None]]
+    alone: bool = False
+
+    @property
+    def paths(self) -> frozenset[str]:
+        return frozenset(self.offer.entry.shares)
+
+
+@dataclass(eq=False)
+class PartitionScheduler:
+    """Schedules the transactions of one collection. Used from one event loop.
+
+    Parameters
+    ----------
+    name
+        The collection's name, for logs.
+    commit
+        Runs a transaction.
+    limits
+        Of one transaction.
+    """
+
+    name: str
+    commit: Commit
+    limits: Limits
+    _waiting: list[_Pending] = field(default_factory=list)
+    _busy: set[str] = field(default_factory=set)
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    async def merge(self, offer: Offer) -> tuple[Verdict, int | None]:
+        """Merge a granule; returns its verdict and the number of its commit once it is visible.
+
+        Raises what the transaction raised for it alone: mates of a batch that fails are tried one by one.
+        """
+        pending = _Pending(offer, asyncio.get_running_loop().create_future())
+        self._waiting.append(pending)
+        self._dispatch()
+        try:
+            return await pending.done
+        finally:
+            if pending in self._waiting:
+                self._waiting.remove(pending)
+
+    async def close(self) -> None:
+        """Cancel what is under way."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _dispatch(self) -> None:
+        while batch := self._next_batch():
+            self._waiting = [p for p in self._waiting if p not in batch]
+            paths = frozenset().union(*(p.paths for p in batch))
+            self._busy |= paths
+            task = asyncio.create_task(self._run(batch, paths), name=f"transaction of {self.name}")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def _next_batch(self) -> list[_Pending]:
+        """The next granules whose partitions are idle and linked with each other, oldest first."""
+        blocked = set(self._busy)
+        batch: list[_Pending] = []
+        paths: set[str] = set()
+        size = 0
+        for pending in self._waiting:
+            if pending.paths & blocked:
+                blocked |= pending.paths
+            elif not batch or (not pending.alone and pending.paths & paths):
+                if batch and (len(batch) >= self.limits.granules or size + _size(pending) > self.limits.bytes):
+                    break
+                batch.append(pending)
+                paths |= pending.paths
+                size += _size(pending)
+                if pending.alone:
+                    break
+        return batch
+
+    async def _run(self, batch: list[_Pending], paths: frozenset[str]) -> None:
+        try:
+            outcome = await self.commit([p.offer for p in batch])
+        except BusyError as error:
+            _log.info("partition is busy", collection=self.name, partitions=sorted(paths), reason=str(error))
+            self._waiting[:0] = batch
+            await asyncio.sleep(error.retry_after)
+        except Exception as error:  # noqa: BLE001 - handed to each granule, which decides what it means
+            self._blame(batch, error)
+        else:
+            for pending in batch:
+                if not pending.done.done():
+                    pending.done.set_result((outcome.verdicts[pending.offer.entry.id], outcome.commit))
+            _log.info(
+                "committed",
+                collection=self.name,
+                commit=outcome.commit,
+                granules=len(batch),
+                partitions=[p.path for p in outcome.partitions],
+                lost=[e.identity.key for e in outcome.lost] or None,
+            )
+        finally:
+            self._busy -= paths
+            self._dispatch()
+
+    def _blame(self, batch: list[_Pending], error: Exception) -> None:
+        if len(batch) == 1:
+            if not batch[0].done.done():
+                batch[0].done.set_exception(error)
+            return
+        _log.warning("batch failed; its granules are tried one by one", collection=self.name, reason=str(error))
+        for pending in batch:
+            pending.alone = True
+        self._waiting[:0] = batch
+
+
+def _size(pending: _Pending) -> int:
+    return pending.offer.entry.identity.size

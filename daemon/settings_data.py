@@ -1,0 +1,257 @@
+"""The sections of the settings that concern data: where granules come from, and which collections they go
+into.
+
+Constructing them reads nothing and touches nothing. Times are in seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from daemon.locations import shows_whole_objects
+from daemon.settings_sections import FilePath, Section, Text, Texts, Url
+
+if TYPE_CHECKING:
+    from zcollection_engine.granules.model import GranuleSpec
+
+#: numpy dtypes that a row variable made from a global attribute may have.
+AttributeType = Literal["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float32", "float64"]
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+
+#: Settling time of files on stores that show a file while it is being written.
+LOCAL_SETTLE_SECONDS = 2.0
+
+
+class SqsSourceSettings(Section):
+    """A queue of Amazon SQS that receives the events of S3 buckets."""
+
+    type: Literal["sqs"]
+    """Selects this kind of source."""
+
+    queue_url: str = Field(pattern=r"^https?://[^/]+/.+")
+    """URL of the queue."""
+
+    name: str = ""
+    """Name in logs and in ``status``. Empty: the queue's."""
+
+    wait_seconds: int = Field(default=20, ge=0, le=20)
+    """Seconds that a receive waits for messages. The longest that SQS allows is the default: fewest requests,
+    and a message is handed out the moment it comes."""
+
+    visibility_seconds: int = Field(default=120, ge=1, le=43200)
+    """Seconds that other receivers do not see a received message; prolonged while its granules are worked on.
+    After a crash it is how long they wait; SQS allows 12 hours."""
+
+    max_messages: int = Field(default=128, ge=1, le=120_000)
+    """Messages received and not yet deleted; SQS refuses beyond 120,000. As many as ``batch.max_in_flight``
+    by default, since a message mostly tells of one granule."""
+
+    @property
+    def label(self) -> str:
+        """``name``, or what stands for it when it is empty."""
+        return self.name or self.queue_url.rstrip("/").rpartition("/")[2]
+
+    @model_validator(mode="after")
+    def _visible_longer_than_wait(self) -> SqsSourceSettings:
+        if self.visibility_seconds <= self.wait_seconds:
+            raise ValueError(
+                f"visibility_seconds ({self.visibility_seconds}) must be greater than wait_seconds "
+                f"({self.wait_seconds}), or messages come back before the receive has ended"
+            )
+        return self
+
+
+class WatchSourceSettings(Section):
+    """A folder or prefix that is listed again and again; needs no event."""
+
+    type: Literal["watch"]
+    """Selects this kind of source."""
+
+    url: Url = Field(min_length=1)
+    """Folder or prefix with all that is below it: a path, or any fsspec URL (``s3://bucket/prefix/``)."""
+
+    name: str = ""
+    """Name in logs and in ``status``. Empty: the URL."""
+
+    interval_seconds: float = Field(default=10.0, gt=0)
+    """Seconds from the end of one listing to the start of the next. On S3 a thousand objects cost one
+    request."""
+
+    settle_seconds: float | None = Field(default=None, ge=0)
+    """Seconds for which size and time of an object must have been steady before it is taken. Not set: 0 where
+    objects appear whole (S3, GCS, Azure), else 2, since a file is seen while it is being written."""
+
+    @property
+    def label(self) -> str:
+        """``name``, or what stands for it when it is empty."""
+        return self.name or self.url
+
+    @property
+    def effective_settle_seconds(self) -> float:
+        """``settle_seconds``, or what stands for it when it is not set."""
+        if self.settle_seconds is not None:
+            return self.settle_seconds
+        return 0.0 if shows_whole_objects(self.url) else LOCAL_SETTLE_SECONDS
+
+
+SourceSettings = Annotated[SqsSourceSettings | WatchSourceSettings, Field(discriminator="type")]
+
+
+class DatePartitioningSettings(Section):
+    """A partition for each calendar period (``year=2023/month=12/day=16``)."""
+
+    by: Literal["date"]
+    """Selects this kind of partitioning."""
+
+    variable: Text
+    """Time variable that decides; the collection's axis."""
+
+    resolution: Literal["year", "month", "day", "hour", "minute", "second"]
+    """Period of one partition. Choose it so that a partition has some ten to some thousand granules."""
+
+
+class SequencePartitioningSettings(Section):
+    """A partition for each combination of values (``cycle_number=114/pass_number=99``)."""
+
+    by: Literal["sequence"]
+    """Selects this kind of partitioning."""
+
+    variables: Texts = Field(min_length=1)
+    """Integer row variables, the outermost folder first."""
+
+
+PartitioningSettings = Annotated[DatePartitioningSettings | SequencePartitioningSettings, Field(discriminator="by")]
+
+
+class MergeSettings(Section):
+    """What happens where granules overlap."""
+
+    strategy: Literal["time_series"] = "time_series"
+    """``time_series``: a granule owns its interval of the axis; inside it, rows of older granules are
+    dropped."""
+
+    tolerance_seconds: float | None = Field(default=None, gt=0)
+    """Seconds; a longer gap between a granule's rows cuts its interval, and other granules' rows in the gap
+    stay. Not set: the interval is never cut."""
+
+
+class GranuleSettings(Section):
+    """What is read from a granule, and under which names it goes into the collection.
+
+    A variable's name in the collection is its path relative to the axis's group; one from elsewhere keeps its
+    path from the root.
+    """
+
+    axis: str | None = Field(default=None, pattern=r"^/.*[^/]$")
+    """Path of the axis variable in a granule (``/data_01/time``). Not set: the collection's axis in the root
+    group."""
+
+    include: Texts = ()
+    """Globs on the paths of variables in a granule; ``*`` stays inside a group, ``**`` does not. Empty: all
+    in the axis's group and below."""
+
+    exclude: Texts = ()
+    """Globs as in ``include``; what they match is left out."""
+
+    rename: Mapping[str, Text] = Field(default_factory=dict)
+    """From a name in the collection to the one it shall have instead."""
+
+    attributes: Mapping[str, AttributeType] = Field(default_factory=dict)
+    """Global attributes that become row variables: name and numpy dtype. For what tells granules apart and is
+    not among the variables, such as cycle and pass."""
+
+    @model_validator(mode="after")
+    def _globs_are_absolute(self) -> GranuleSettings:
+        wrong = [glob for glob in (*self.include, *self.exclude) if not glob.startswith("/")]
+        if wrong:
+            raise ValueError(f"{', '.join(map(repr, wrong))}: globs are for absolute paths, start them with '/'")
+        return self
+
+
+class CollectionSettings(Section):
+    """One collection, and which granules go into it."""
+
+    name: Name
+    """Name in logs, in ``status`` and in ``state_url``; letters, digits, "_", "-" and "."."""
+
+    url: Url = Field(min_length=1)
+    """Root of the collection: a path, or any fsspec URL. It is created with the first granule."""
+
+    match: Texts = Field(min_length=1)
+    """Globs on the last part of a granule's key, or on the whole key if they contain "/". The first
+    collection of the list that matches takes the granule."""
+
+    axis: Text
+    """Name in the collection of the variable that orders the rows."""
+
+    partitioning: PartitioningSettings
+    """How rows are spread over partitions."""
+
+    merge: MergeSettings = MergeSettings()
+
+    schema_file: FilePath | None = None
+    """JSON file with the schema of a collection to be created. Not set: derived from the first good
+    granule."""
+
+    chunk_rows: int | None = Field(default=None, ge=1)
+    """Rows in a chunk of a collection to be created. Not set: derived from the first granule's rows and the
+    size of a row."""
+
+    reader_grace_seconds: float = Field(default=600.0, ge=0)
+    """Seconds for which a reader that opened a partition can go on reading what it opened, whatever is
+    written. Longer keeps more disk occupied and can make rewrites wait."""
+
+    array_metadata_lag_seconds: float = Field(default=60.0, ge=0)
+    """Seconds by which the metadata document of each single array may lag behind after appends. Only readers
+    that ignore consolidated metadata see it; 0 costs one request for each variable and append."""
+
+    grant_ttl_seconds: float = Field(default=60.0, gt=0)
+    """Seconds without a sign of life after which another daemon may take over partitions of this one. Shorter
+    recovers faster; too short fences off a writer that is only slow."""
+
+    single_writer: bool = False
+    """True promises that this daemon is the only writer of the collection, and saves one request in each
+    transaction. False, since nothing checks the promise."""
+
+    provenance: bool = True
+    """Whether each row keeps which granule it came from (variable ``granule``, uint64, compressed to nearly
+    nothing). It is what replacing and retracting a granule needs."""
+
+    granule: GranuleSettings = GranuleSettings()
+
+    @property
+    def granule_axis(self) -> str:
+        """Path of the axis variable in a granule."""
+        return self.granule.axis or f"/{self.axis}"
+
+    @property
+    def granule_spec(self) -> GranuleSpec:
+        """The engine's form of ``granule``."""
+        # Here, so that reading and checking settings does not load the engine.
+        from zcollection_engine.granules.model import GranuleSpec
+
+        return GranuleSpec(
+            axis=self.granule_axis,
+            include=self.granule.include,
+            exclude=self.granule.exclude,
+            rename=dict(self.granule.rename),
+            attributes=dict(self.granule.attributes),
+        )
+
+    @model_validator(mode="after")
+    def _axis_is_one(self) -> CollectionSettings:
+        problems = []
+        rule = self.partitioning
+        if isinstance(rule, DatePartitioningSettings) and rule.variable != self.axis:
+            problems.append(f"partitioning.variable ({rule.variable!r}) must be the axis ({self.axis!r})")
+        name = self.granule_axis.rpartition("/")[2]
+        name = self.granule.rename.get(name, name)
+        if name != self.axis:
+            problems.append(f"granule.axis ({self.granule.axis!r}) becomes {name!r}, but axis is {self.axis!r}")
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self

@@ -1,0 +1,133 @@
+"""One configured collection: opened, or founded by its first good granule."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import structlog
+
+from daemon.compute import DaskCompute, DaskExecutor
+from daemon.settings_data import CollectionSettings, DatePartitioningSettings
+from daemon.sources.base import ObjectRef
+from daemon.tasks import Proposal, ReadRequest
+from zcollection_engine import (
+    Collection,
+    DatePartitioning,
+    SequencePartitioning,
+    StorageOptions,
+    TimeSeries,
+    WriterOptions,
+    create_collection,
+    open_collection,
+)
+from zcollection_engine.errors import ConflictError, NotFoundError
+from zcollection_engine.granules.model import Granule, GranuleSpec
+from zcollection_engine.partitioning import Partitioning
+from zcollection_engine.schema import Schema
+from zcollection_engine.schema_json import load_schema_file
+
+_log = structlog.get_logger(__name__)
+
+
+class Target:
+    """A collection as the daemon writes it.
+
+    Parameters
+    ----------
+    settings
+        The collection's section.
+    storage
+        How to reach S3.
+    owner
+        The daemon's stable name.
+    """
+
+    def __init__(self, settings: CollectionSettings, storage: StorageOptions, *, owner: str) -> None:
+        self.settings = settings
+        self.spec: GranuleSpec = settings.granule_spec
+        self._storage = storage
+        self._writer = WriterOptions(
+            owner=owner,
+            grant_seconds=settings.grant_ttl_seconds,
+            reader_grace=timedelta(seconds=settings.reader_grace_seconds),
+            eager_arrays=False,
+        )
+        self._collection: Collection | None = None
+        self._founding = asyncio.Lock()
+
+    @property
+    def name(self) -> str:
+        return self.settings.name
+
+    @property
+    def collection(self) -> Collection | None:
+        """The open collection; None before the first granule of one that does not exist yet."""
+        return self._collection
+
+    async def open(self) -> None:
+        """Open the collection if it exists, completing what a crash left; create it if a schema file is named."""
+        try:
+            self._collection = await asyncio.to_thread(
+                open_collection, self.settings.url, mode="w", storage=self._storage, writer=self._writer
+            )
+        except NotFoundError:
+            if self.settings.schema_file is None:
+                _log.info("collection will be created from its first good granule", collection=self.name)
+                return
+            await self._create(load_schema_file(self.settings.schema_file), None)
+
+    async def require(self, compute: DaskCompute, ref: ObjectRef) -> Collection:
+        """Return the open collection; found it on this granule if there is none.
+
+        Raises what reading the granule raises: then the next granule may try.
+        """
+        if self._collection is not None:
+            return self._collection
+        async with self._founding:
+            if self._collection is None:
+                proposal: Proposal = await compute.propose(self.request(ref), self.settings.chunk_rows)
+                await self._create(proposal.schema, proposal.granule)
+                _log.info("collection created", collection=self.name, url=self.settings.url, granule=ref.key)
+        if self._collection is None:
+            raise NotFoundError(f"{self.settings.url}: the collection could not be created")
+        return self._collection
+
+    def request(self, ref: ObjectRef) -> ReadRequest:
+        return ReadRequest(ref, self.spec, self._storage)
+
+    def executor(self, compute: DaskCompute, collection: Collection) -> DaskExecutor:
+        return compute.executor(collection.ref, self.spec, self._storage)
+
+    async def publish_arrays(self) -> None:
+        """Bring the documents of single arrays up to date."""
+        if self._collection is not None:
+            await asyncio.to_thread(self._collection.publish_arrays)
+
+    async def _create(self, schema: Schema, immutable: Granule | None) -> None:
+        try:
+            self._collection = await asyncio.to_thread(
+                create_collection,
+                self.settings.url,
+                schema,
+                self._partitioning(),
+                strategy=self._strategy(),
+                immutable=immutable,
+                storage=self._storage,
+                writer=self._writer,
+            )
+        except ConflictError:
+            # Another daemon founded it at the same time; its decision stands.
+            self._collection = await asyncio.to_thread(
+                open_collection, self.settings.url, mode="w", storage=self._storage, writer=self._writer
+            )
+
+    def _partitioning(self) -> Partitioning:
+        rule = self.settings.partitioning
+        if isinstance(rule, DatePartitioningSettings):
+            return DatePartitioning(rule.variable, rule.resolution)
+        return SequencePartitioning(tuple(rule.variables))
+
+    def _strategy(self) -> TimeSeries:
+        seconds = self.settings.merge.tolerance_seconds
+        return TimeSeries(None if seconds is None else round(seconds * 1e9))

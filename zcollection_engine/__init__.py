@@ -1,0 +1,20 @@
+"""Partitioned collections of Zarr groups with transactions. A synchronous library; it knows no daemon."""
+
+from zcollection_engine.collection import Collection, Partition, create_collection, open_collection
+from zcollection_engine.merging import TimeSeries
+from zcollection_engine.partitioning import DatePartitioning, SequencePartitioning
+from zcollection_engine.stores.resolve import StorageOptions
+from zcollection_engine.transaction import Outcome, WriterOptions
+
+__all__ = [
+    "Collection",
+    "DatePartitioning",
+    "Outcome",
+    "Partition",
+    "SequencePartitioning",
+    "StorageOptions",
+    "TimeSeries",
+    "WriterOptions",
+    "create_collection",
+    "open_collection",
+]

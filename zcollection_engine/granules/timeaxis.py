@@ -1,0 +1,363 @@
+"""Decode the axis of a granule: CF time to nanoseconds since 1970-01-01.
+
+Source of the rules: CF Metadata Conventions 1.11, section 4.4 "Time Coordinate".
+
+Integers are decoded with exact integer arithmetic. Floats give, to the nanosecond, what ``xarray.decode_cf``
+gives, so that a time read from the source with xarray finds its row in the collection: the product of value
+and unit is made in float64 and cut to whole nanoseconds; where xarray itself goes through cftime (abbreviated
+units, reference times outside 1677 to 2262) so does this module, with microsecond resolution. (One
+difference: packed times are unpacked in float64 always, xarray uses float32 when ``scale_factor`` is
+float32.)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, NoReturn
+
+import cftime
+import numpy as np
+import numpy.typing as npt
+
+from zcollection_engine.errors import InvalidGranuleError
+from zcollection_engine.granules.model import GranuleVariable
+from zcollection_engine.schema import TIME_CALENDAR, TIME_UNITS
+
+#: Attributes of a source's encoding that say nothing any more about decoded times.
+ENCODING_ATTRIBUTES = frozenset(
+    {"units", "calendar", "scale_factor", "add_offset", "missing_value", "_FillValue", "_Unsigned"}
+    | {"valid_min", "valid_max", "valid_range", "actual_range", "month_lengths", "leap_year", "leap_month"}
+)
+
+_SECOND = 1_000_000_000
+_DAY = 86_400 * _SECOND
+_EPOCH_JULIAN_DAY = 2_440_588
+_MIN, _MAX = -(1 << 63) + 1, (1 << 63) - 1
+
+_FULL_UNITS = {
+    "nanosecond": 1,
+    "microsecond": 1_000,
+    "millisecond": 1_000_000,
+    "second": _SECOND,
+    "minute": 60 * _SECOND,
+    "hour": 3_600 * _SECOND,
+    "day": _DAY,
+}
+_ABBREVIATIONS = {
+    "ns": "nanosecond",
+    "us": "microsecond",
+    "microsec": "microsecond",
+    "ms": "millisecond",
+    "msec": "millisecond",
+    "millisec": "millisecond",
+    "s": "second",
+    "sec": "second",
+    "min": "minute",
+    "h": "hour",
+    "hr": "hour",
+    "d": "day",
+}
+_CALENDARS = {
+    "": "standard",
+    "none": "standard",
+    "gregorian": "standard",
+    "365_day": "noleap",
+    "366_day": "all_leap",
+}
+#: Calendars whose days are days: a date in them is an instant.
+_REAL_CALENDARS = frozenset({"standard", "proleptic_gregorian", "julian"})
+_XARRAY_CALENDARS = frozenset({"standard", "proleptic_gregorian"})
+_ARTIFICIAL_CALENDARS = frozenset({"noleap", "all_leap", "360_day"})
+
+_UNITS = re.compile(r"\s*(?P<unit>.+?)\s+since\s+(?P<reference>.+?)\s*", re.IGNORECASE | re.DOTALL)
+_REFERENCE = re.compile(
+    r"(?P<year>[+-]?\d{1,5})-(?P<month>\d{1,2})-(?P<day>\d{1,2})"
+    r"(?:[T\s]\s*(?P<hour>\d{1,2})(?::(?P<minute>\d{1,2})(?::(?P<second>\d{1,2})(?:\.(?P<fraction>\d*))?)?)?)?"
+    r"\s*(?P<zone>Z|UTC|GMT|(?P<sign>[+-]?)(?P<zone_hour>\d{1,2})(?::?(?P<zone_minute>\d{2}))?)?",
+    re.IGNORECASE,
+)
+
+
+def is_time_units(units: object) -> bool:
+    """Tell whether units are those of a CF time ("... since ...")."""
+    return isinstance(units, str) and " since " in units.lower()
+
+
+def time_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the attributes of a decoded time: those that describe it, and the units and calendar it is
+    stored in.
+    """
+    kept = {key: value for key, value in attributes.items() if key not in ENCODING_ATTRIBUTES}
+    return {**kept, "units": TIME_UNITS, "calendar": TIME_CALENDAR}
+
+
+def decode_axis(axis: GranuleVariable, *, path: str, name: str) -> GranuleVariable:
+    """Return a granule's axis in the form a collection stores it.
+
+    Parameters
+    ----------
+    axis
+        As found, shape (rows,), with its own units, calendar and packing.
+    path, name
+        What errors call the variable and the granule.
+
+    Returns
+    -------
+    GranuleVariable
+        int64 nanoseconds since 1970-01-01 (proleptic Gregorian) when the units are those of a time: dates of
+        the calendars standard, proleptic_gregorian and julian stand for their instant, those of noleap,
+        all_leap and 360_day for the same date of the real calendar. Without " since " in the units the axis
+        is returned as it is.
+
+    Raises
+    ------
+    InvalidGranuleError
+        Reason "axis_not_finite" for values that are not finite or mean "missing", declared so or not;
+        "axis_undecodable" for units, calendars or dates that cannot be decoded; "axis_out_of_range" for times
+        outside 1677-09-21 to 2262-04-11.
+    """
+    if axis.values.dtype.kind not in "iuf":
+        raise InvalidGranuleError(
+            f"{name}: the axis {path} holds {axis.values.dtype} values, not numbers; choose a numeric variable",
+            reason="axis_undecodable",
+            granule=name,
+        )
+    _check_finite(axis, path, name)
+    units = axis.attributes.get("units")
+    if not isinstance(units, str) or not is_time_units(units):
+        return axis
+    decoder = _Decoder.of(units, axis.attributes.get("calendar"), path=path, name=name)
+    values = decoder.decode(_unpack(axis, decoder.fail))
+    return replace(axis, values=values, attributes=time_attributes(axis.attributes), fill_value=None)
+
+
+def _check_finite(axis: GranuleVariable, path: str, name: str) -> None:
+    values = axis.values
+    bad = ~np.isfinite(values)
+    for fill in _fill_values(axis):
+        bad |= values == fill
+    if bad.any():
+        first = int(np.argmax(bad))
+        raise InvalidGranuleError(
+            f"{name}: the axis {path} has {int(bad.sum())} of {values.size} values that are missing, the "
+            "first is "
+            f"{values[first]} at index {first}; a row without a place on the axis cannot be stored, have the "
+            "granule "
+            "produced again",
+            reason="axis_not_finite",
+            granule=name,
+        )
+
+
+def _fill_values(axis: GranuleVariable) -> list[Any]:
+    """Values that mean "missing": those declared, the netCDF library's default, and, since writers use them
+    without saying so, the extremes of 32 and 64-bit signed integers."""
+    dtype = axis.values.dtype
+    candidates = [axis.fill_value, axis.attributes.get("missing_value")]
+    fills = [item for item in candidates if isinstance(item, int | float)]
+    if dtype.itemsize > 1:
+        fills.append(dtype.type(_default_fill(dtype)))
+    if dtype.kind == "i" and dtype.itemsize >= 4:
+        fills += [np.iinfo(dtype).min, np.iinfo(dtype).max]
+    return fills
+
+
+def _default_fill(dtype: np.dtype[Any]) -> int | float:
+    """Fill value of the netCDF library (NC_FILL_* in netcdf.h)."""
+    if dtype.kind == "f":
+        return 9.9692099683868690e36
+    bits = 8 * dtype.itemsize
+    if dtype.kind == "u":
+        return (1 << bits) - (2 if bits == 64 else 1)
+    return -(1 << (bits - 1)) + (2 if bits == 64 else 1)
+
+
+def _unpack(axis: GranuleVariable, fail: Callable[[str], NoReturn]) -> npt.NDArray[Any]:
+    scale, offset = axis.attributes.get("scale_factor", 1), axis.attributes.get("add_offset", 0)
+    if (scale, offset) == (1, 0):
+        return axis.values
+    if not isinstance(scale, int | float) or not isinstance(offset, int | float):
+        fail(f"scale_factor {scale!r} and add_offset {offset!r} are not numbers")
+    return axis.values.astype(np.float64) * scale + offset
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoder:
+    """Units and calendar of one axis, parsed.
+
+    Attributes
+    ----------
+    unit
+        Full name, singular.
+    spelt_out
+        Whether the source gave the full name.
+    reference
+        Year, month, day, hour, minute, second, in ``calendar``.
+    offset
+        Nanoseconds to add to the reference: its fraction of a second, minus its time zone.
+    """
+
+    unit: str
+    spelt_out: bool
+    reference: tuple[int, int, int, int, int, int]
+    offset: int
+    calendar: str
+    units: str
+    label: str
+
+    @classmethod
+    def of(cls, units: str, calendar: object, *, path: str, name: str) -> _Decoder:
+        label = f"{name}: the axis {path} with units {units!r}"
+        chosen = "" if calendar is None else str(calendar).strip().lower()
+        chosen = _CALENDARS.get(chosen, chosen)
+        if chosen not in _REAL_CALENDARS | _ARTIFICIAL_CALENDARS:
+            _fail(label, f"the calendar {calendar!r} is not one of CF's")
+        match = _UNITS.fullmatch(units)
+        if match is None:
+            _fail(label, "units of a time are '<unit> since <date>'")
+        unit, spelt_out = _parse_unit(match["unit"], label)
+        reference, offset = _parse_reference(match["reference"], label)
+        return cls(unit, spelt_out, reference, offset, chosen, units, label)
+
+    def fail(self, what: str) -> NoReturn:
+        _fail(self.label, what)
+
+    def decode(self, values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+        """Return nanoseconds since 1970-01-01; ``values`` are finite numbers in the axis's units."""
+        if self.calendar in _ARTIFICIAL_CALENDARS:
+            self._scaled(values, (self.reference[0] - 1970) * 365 * _DAY)
+            return self._decode_with_cftime(values)
+        origin = self._origin()
+        if values.dtype.kind in "iu":
+            return self._decode_integers(values, origin)
+        nanoseconds = self._scaled(values, origin)
+        direct = self.spelt_out and self.calendar in _XARRAY_CALENDARS and _MIN <= origin <= _MAX
+        if not direct or np.abs(nanoseconds).max() >= 2.0**63:
+            return self._decode_with_cftime(values.astype(np.float64))
+        whole = nanoseconds.astype(np.int64)
+        self._check_range(values, origin + int(whole.min()), origin + int(whole.max()))
+        return whole + np.int64(origin)
+
+    def _scaled(self, values: npt.NDArray[Any], origin: int) -> npt.NDArray[np.float64]:
+        """Nanoseconds from the reference, after refusing what lies far outside the range of times."""
+        with np.errstate(over="ignore"):
+            nanoseconds = values.astype(np.float64) * _FULL_UNITS[self.unit]
+        distance = np.abs(nanoseconds + origin)
+        if distance.max() > 1.01 * _MAX:
+            self._out_of_range(values[int(np.argmax(distance))])
+        return nanoseconds
+
+    def _decode_integers(self, values: npt.NDArray[Any], origin: int) -> npt.NDArray[np.int64]:
+        unit = _FULL_UNITS[self.unit]
+        self._check_range(values, origin + int(values.min()) * unit, origin + int(values.max()) * unit)
+        # Modulo 2**64 an intermediate overflow cannot change a result that itself is in range.
+        wrapped = values.astype(np.uint64) * np.uint64(unit) + np.uint64(origin % (1 << 64))
+        return wrapped.view(np.int64)
+
+    def _origin(self) -> int:
+        """Nanoseconds from 1970-01-01 to the reference, a date of a real calendar."""
+        year, month, day, hour, minute, second = self.reference
+        date = self._date(year, month, day)
+        seconds = 3_600 * hour + 60 * minute + second
+        return _days(date) * _DAY + seconds * _SECOND + self.offset
+
+    def _date(self, year: int, month: int, day: int) -> cftime.datetime:
+        try:
+            return cftime.datetime(year, month, day, calendar=self.calendar)
+        except ValueError as error:
+            self.fail(f"the reference date does not exist in the calendar {self.calendar!r} ({error})")
+
+    def _check_range(self, values: npt.NDArray[Any], first: int, last: int) -> None:
+        if first < _MIN:
+            self._out_of_range(values.min())
+        if last > _MAX:
+            self._out_of_range(values.max())
+
+    def _out_of_range(self, value: object) -> NoReturn:
+        raise InvalidGranuleError(
+            f"{self.label}: the value {value} lies outside 1677-09-21 to 2262-04-11, the range of times in "
+            "nanoseconds; it is most likely a fill value that is not declared, have the granule produced "
+            "again",
+            reason="axis_out_of_range",
+        )
+
+    def _decode_with_cftime(self, values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+        year, month, day, hour, minute, second = self.reference
+        if self.calendar in _ARTIFICIAL_CALENDARS and abs(self.offset) >= _SECOND:
+            self.fail(f"a time zone has no meaning in the calendar {self.calendar!r}")
+        self._date(year, month, day)
+        shift, fraction = divmod(self.offset, _SECOND)
+        text = f"{year:04d}-{month:02d}-{day:02d} {hour:02d}:{minute:02d}:{second:02d}.{fraction // 1000:06d}"
+        zone = _zone_text(shift)
+        try:
+            dates = cftime.num2date(
+                values, f"{self.unit}s since {text}{zone}", self.calendar, only_use_cftime_datetimes=True
+            )
+        except (ValueError, OverflowError) as error:
+            self.fail(f"cannot be decoded ({error})")
+        convert = self._from_instant if self.calendar in _REAL_CALENDARS else self._from_label
+        nanoseconds = [convert(date) for date in dates]
+        self._check_range(values, min(nanoseconds), max(nanoseconds))
+        return np.array(nanoseconds, dtype=np.int64)
+
+    def _from_instant(self, date: cftime.datetime) -> int:
+        return _days(date) * _DAY + _time_of_day(date)
+
+    def _from_label(self, date: cftime.datetime) -> int:
+        try:
+            same = datetime(date.year, date.month, date.day, tzinfo=UTC)
+        except ValueError:
+            self.fail(f"{date.isoformat()} of the calendar {self.calendar!r} is not a date of the real calendar")
+        return (same - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(days=1) * _DAY + _time_of_day(date)
+
+
+def _fail(label: str, what: str) -> NoReturn:
+    raise InvalidGranuleError(
+        f"{label}: cannot be decoded: {what}; expected is, for example, 'seconds since 2000-01-01 00:00:00'",
+        reason="axis_undecodable",
+    )
+
+
+def _parse_unit(text: str, label: str) -> tuple[str, bool]:
+    unit = text.lower()
+    if unit.removesuffix("s") in _FULL_UNITS:
+        return unit.removesuffix("s"), True
+    full = _ABBREVIATIONS.get(unit) or _ABBREVIATIONS.get(unit.removesuffix("s"))
+    if full is None:
+        why = " (its length is not fixed)" if unit.rstrip("s") in {"month", "year", "common_year"} else ""
+        _fail(label, f"{text!r} is not a unit of time from days to nanoseconds{why}")
+    return full, False
+
+
+def _parse_reference(text: str, label: str) -> tuple[tuple[int, int, int, int, int, int], int]:
+    match = _REFERENCE.fullmatch(text)
+    if match is None:
+        _fail(label, f"{text!r} is not a date 'YYYY-MM-DD hh:mm:ss'")
+    parts = [int(match[key] or 0) for key in ("year", "month", "day", "hour", "minute", "second")]
+    if parts[3] > 23 or parts[4] > 59 or parts[5] > 59:
+        _fail(label, f"{text!r} has no valid time of day")
+    zone = 60 * int(match["zone_hour"] or 0) + int(match["zone_minute"] or 0)
+    if match["sign"] == "-":
+        zone = -zone
+    fraction = int((match["fraction"] or "").ljust(9, "0")[:9])
+    reference = (parts[0], parts[1], parts[2], parts[3], parts[4], parts[5])
+    return reference, fraction - 60 * zone * _SECOND
+
+
+def _zone_text(shift: int) -> str:
+    """Time zone in which a reference lies that is ``shift`` seconds before its UTC."""
+    hours, minutes = divmod(abs(shift) // 60, 60)
+    return f" {'-' if shift > 0 else '+'}{hours:02d}:{minutes:02d}" if shift else ""
+
+
+def _days(date: cftime.datetime) -> int:
+    """Days from 1970-01-01 to a date of a real calendar."""
+    return int(date.toordinal()) - _EPOCH_JULIAN_DAY
+
+
+def _time_of_day(date: cftime.datetime) -> int:
+    seconds = 3_600 * date.hour + 60 * date.minute + date.second
+    return int(seconds * 1_000_000 + date.microsecond) * 1_000

@@ -1,0 +1,1 @@
+"""How a partition lies on the store: key spaces, metadata documents, chunks. Knows Zarr; knows no commits."""

@@ -1,0 +1,191 @@
+"""What a set of offered granules means for a collection, decided from the log alone, without reading data.
+
+The plan never changes the result: an append, a rewrite and a merge that turns out to change nothing give the same
+partition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection as Members
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from zcollection_engine.commits.state import CollectionState
+from zcollection_engine.identity import GranuleEntry
+from zcollection_engine.merging import Change, Interval, Share, overlap, uncovered
+
+
+class Verdict(StrEnum):
+    """What became of an offered granule."""
+
+    COMMITTED = "committed"
+    KNOWN = "known"
+    SUPERSEDED = "superseded"
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionPlan:
+    """What happens to one partition.
+
+    Attributes
+    ----------
+    owners
+        Granules with a share afterwards, in ascending rank.
+    inserted
+        Granules whose rows are read for it, in ascending rank.
+    removed
+        Ids of granules whose existing rows go first: replaced ones, and those that are read again.
+    """
+
+    path: str
+    change: Change
+    owners: tuple[GranuleEntry, ...]
+    inserted: tuple[GranuleEntry, ...]
+    removed: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What happens to a collection.
+
+    Attributes
+    ----------
+    number
+        The last record of the log that the plan stands on.
+    verdicts
+        Of every offered granule, by id.
+    accepted
+        Granules that enter the ledger.
+    replaced
+        Granules that leave it.
+    partitions
+        Every partition touched.
+    restored
+        Granules that lost rows to a replaced one and must be read again from their sources.
+    lost
+        Those of them whose source is gone.
+    """
+
+    number: int
+    verdicts: dict[int, Verdict]
+    accepted: tuple[GranuleEntry, ...]
+    replaced: tuple[GranuleEntry, ...]
+    partitions: tuple[PartitionPlan, ...]
+    restored: tuple[GranuleEntry, ...]
+    lost: tuple[GranuleEntry, ...]
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return tuple(p.path for p in self.partitions)
+
+
+def make_plan(state: CollectionState, offered: Sequence[GranuleEntry], gone: Members[int] = ()) -> Plan:
+    """Plan a commit.
+
+    Parameters
+    ----------
+    state
+        The collection.
+    offered
+        Granules with their shares.
+    gone
+        Ids of granules that cannot be read again.
+    """
+    verdicts = _judge(state, offered)
+    accepted = tuple({e.id: e for e in offered if verdicts[e.id] is Verdict.COMMITTED}.values())
+    replaced = tuple(
+        state.ledger[state.latest[key]]
+        for key in {(e.identity.bucket, e.identity.key) for e in accepted}
+        if key in state.latest
+    )
+    paths = sorted({path for entry in (*accepted, *replaced) for path in entry.shares})
+    restorable: dict[int, GranuleEntry] = {}
+    lost: dict[int, GranuleEntry] = {}
+    partitions = []
+    for path in paths:
+        plan, losers = _plan_partition(state, path, accepted, replaced, gone)
+        partitions.append(plan)
+        for entry in losers:
+            (lost if entry.id in gone else restorable)[entry.id] = entry
+    return Plan(
+        state.number, verdicts, accepted, replaced, tuple(partitions), tuple(restorable.values()), tuple(lost.values())
+    )
+
+
+def _judge(state: CollectionState, offered: Sequence[GranuleEntry]) -> dict[int, Verdict]:
+    newest: dict[tuple[str, str], GranuleEntry] = {}
+    for entry in offered:
+        key = (entry.identity.bucket, entry.identity.key)
+        if key not in newest or newest[key].rank < entry.rank:
+            newest[key] = entry
+    verdicts = {}
+    for entry in offered:
+        key = (entry.identity.bucket, entry.identity.key)
+        present = state.ledger.get(state.latest[key]) if key in state.latest else None
+        if entry.id in state.ledger:
+            verdicts[entry.id] = Verdict.KNOWN
+        elif newest[key].id != entry.id or (present is not None and present.rank > entry.rank):
+            verdicts[entry.id] = Verdict.SUPERSEDED
+        else:
+            verdicts[entry.id] = Verdict.COMMITTED
+    return verdicts
+
+
+def _plan_partition(
+    state: CollectionState,
+    path: str,
+    accepted: Sequence[GranuleEntry],
+    replaced: Sequence[GranuleEntry],
+    gone: Members[int],
+) -> tuple[PartitionPlan, list[GranuleEntry]]:
+    leaving = {e.id: e for e in replaced if path in e.shares}
+    staying = [e for e in state.owners(path) if e.id not in leaving]
+    incoming = sorted((e for e in accepted if path in e.shares), key=lambda e: e.rank)
+    owners = sorted([*staying, *incoming], key=lambda e: e.rank)
+    losers = _losers(path, staying, leaving.values(), owners)
+    back = [e for e in losers if e.id not in gone]
+    inserted = sorted([*incoming, *back], key=lambda e: e.rank)
+    removed = (*leaving, *(e.id for e in back))
+    change = _change(path, staying, incoming, owners, removed)
+    return PartitionPlan(path, change, tuple(owners), tuple(inserted), removed), losers
+
+
+def _change(
+    path: str,
+    staying: Sequence[GranuleEntry],
+    incoming: Sequence[GranuleEntry],
+    owners: Sequence[GranuleEntry],
+    removed: Members[int],
+) -> Change:
+    if removed:
+        return Change.REWRITE
+    if not any(uncovered(e.shares[path].intervals, _above(path, owners, e)) for e in incoming):
+        return Change.NONE
+    end = max((e.shares[path].last for e in staying), default=None)
+    first = min(e.shares[path].first for e in incoming)
+    return Change.APPEND if end is None or first > end else Change.REWRITE
+
+
+def _losers(
+    path: str,
+    staying: Iterable[GranuleEntry],
+    leaving: Iterable[GranuleEntry],
+    owners: Sequence[GranuleEntry],
+) -> list[GranuleEntry]:
+    """Granules that get rows back because a granule that took them leaves."""
+    leaving = list(leaving)
+    losers = []
+    for entry in staying:
+        taken: list[Interval] = []
+        for other in leaving:
+            if other.rank > entry.rank:
+                taken.extend(overlap(other.shares[path].intervals, entry.shares[path].intervals))
+        if taken and uncovered(taken, _above(path, owners, entry)):
+            losers.append(entry)
+    return losers
+
+
+def _above(path: str, owners: Sequence[GranuleEntry], entry: GranuleEntry) -> list[Interval]:
+    shares: list[Share] = [o.shares[path] for o in owners if o.rank > entry.rank]
+    return [interval for share in shares for interval in share.intervals]

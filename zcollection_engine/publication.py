@@ -1,0 +1,194 @@
+"""Make commits visible to readers that know nothing of the log.
+
+One conditional PUT of a partition's ``zarr.json`` changes all its variables at once. Each document carries the number
+of the commit it shows and is never replaced by an older one, so publication may be repeated by anyone at any time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+
+from zcollection_engine.commits.records import Creation
+from zcollection_engine.commits.state import CollectionState, PartitionState
+from zcollection_engine.config import CONFIG_KEY, CollectionConfig, config_bytes
+from zcollection_engine.errors import NotFoundError, PreconditionFailedError
+from zcollection_engine.layout.documents import (
+    COMMIT_ATTRIBUTE,
+    DOCUMENT,
+    Version,
+    commit_of,
+    dump,
+    group_document,
+    render,
+)
+from zcollection_engine.schema import TIME_UNITS
+from zcollection_engine.stores.base import ObjectStore
+
+IMMUTABLE = "_immutable"
+STAGED = ".zcommits/staged"
+
+_PARALLEL_PUTS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    commit: int
+    etag: str
+    modified: datetime | None
+
+
+class Publisher:
+    """Writes the documents of one collection. Thread-safe.
+
+    Parameters
+    ----------
+    store
+        The collection's store.
+    config, creation
+        What was decided when the collection was created.
+    """
+
+    def __init__(self, store: ObjectStore, config: CollectionConfig, creation: Creation) -> None:
+        self._store = store
+        self._config = config
+        self._creation = creation
+        self._shown: dict[str, _Shown] = {}
+        self._arrays: dict[str, tuple[int, int]] = {}
+        self._made: set[str] = set()
+        self._lock = threading.Lock()
+
+    def is_flipped(self, partition: PartitionState) -> bool:
+        """Tell whether this publisher knows that readers see the partition's last commit."""
+        shown = self._shown.get(_document(partition.path))
+        return shown is not None and shown.commit >= partition.commit
+
+    def is_complete(self, partition: PartitionState) -> bool:
+        """Tell whether the documents of the single arrays are known to be up to date, too."""
+        return self.is_flipped(partition) and self._arrays.get(partition.path, (-1, -1))[0] >= partition.commit
+
+    def flip(self, partition: PartitionState) -> None:
+        """Make the partition's last commit visible; after a rewrite, in the documents of its arrays, too."""
+        if not self.is_flipped(partition):
+            for parent in _parents(partition.path):
+                self._make_group(parent)
+            self._put(_document(partition.path), partition.commit, self._render(partition)[DOCUMENT])
+        if self._arrays.get(partition.path, (-1, -1))[1] != partition.generation:
+            self.publish_arrays(partition)
+
+    def flipped_at(self, partition: PartitionState) -> datetime:
+        """A time, by the store's clock, at which the partition's present generation was visible."""
+        return self._store.head(_document(partition.path)).modified
+
+    def publish_arrays(self, partition: PartitionState) -> None:
+        """Bring the documents of the partition's arrays and nested groups up to date."""
+        documents = self._render(partition)
+        documents.pop(DOCUMENT)
+
+        def put(item: tuple[str, bytes]) -> None:
+            self._put(f"{partition.path}/{item[0]}", partition.commit, item[1])
+
+        with ThreadPoolExecutor(_PARALLEL_PUTS) as pool:
+            list(pool.map(put, documents.items()))
+        with self._lock:
+            self._arrays[partition.path] = (partition.commit, partition.generation)
+
+    def publish_root(self, state: CollectionState) -> None:
+        """Tell the period covered, the rows and the last commit in the root group's attributes."""
+        parts = [p for p in state.partitions.values() if p.axis is not None]
+        attributes: dict[str, Any] = {
+            **self._config.schema.attributes,
+            COMMIT_ATTRIBUTE: state.last_commit,
+            "zcollection_partitions": len(parts),
+            "zcollection_rows": sum(p.rows for p in parts),
+            "zcollection_granules": len(state.ledger),
+        }
+        if state.last_time is not None:
+            attributes["zcollection_updated"] = state.last_time.isoformat()
+        if parts:
+            bounds = [p.axis for p in parts if p.axis is not None]
+            attributes |= self._coverage(min(b[0] for b in bounds), max(b[1] for b in bounds))
+        self._put(DOCUMENT, state.last_commit, dump(group_document(attributes)))
+
+    def publish_creation(self) -> None:
+        """Write what is written once: the configuration and the variables without the partitioned dimension."""
+        self._create(CONFIG_KEY, lambda: config_bytes(self._creation))
+        if self._config.schema.immutable_variables:
+            self._publish_immutable()
+
+    def _publish_immutable(self) -> None:
+        done = f"{IMMUTABLE}/{DOCUMENT}"
+        try:
+            self._store.head(done)
+        except NotFoundError:
+            staged = f"{STAGED}/{self._creation.transaction}/"
+            for info in list(self._store.list(staged)):
+                key = f"{IMMUTABLE}/{info.key.removeprefix(staged)}"
+                self._create(key, lambda source=info.key: self._store.get(source).data)  # type: ignore[misc]
+            documents = render(self._config.schema, Version(0, 0, 0), immutable=True)
+            for name in sorted(documents, key=lambda n: n == DOCUMENT):
+                self._create(f"{IMMUTABLE}/{name}", lambda body=documents[name]: body)  # type: ignore[misc]
+
+    def _render(self, partition: PartitionState) -> dict[str, bytes]:
+        coverage = self._coverage(*partition.axis) if partition.axis else {}
+        version = Version(partition.commit, partition.generation, partition.rows)
+        return render(self._config.schema, version, coverage)
+
+    def _coverage(self, first: Any, last: Any) -> dict[str, str]:
+        if self._config.schema[self._config.schema.axis].attributes.get("units") != TIME_UNITS:
+            return {}
+        return {"time_coverage_start": _iso(first), "time_coverage_end": _iso(last)}
+
+    def _put(self, key: str, commit: int, body: bytes) -> None:
+        """Write a document unless a newer one is there."""
+        shown = self._shown.get(key)
+        while True:
+            if shown is not None and shown.commit >= commit:
+                break
+            try:
+                etag = self._store.create(key, body) if shown is None else self._store.replace(key, body, shown.etag)
+                shown = _Shown(commit, etag, None)
+            except PreconditionFailedError:
+                shown = self._look(key)
+        with self._lock:
+            self._shown[key] = shown
+
+    def _look(self, key: str) -> _Shown | None:
+        try:
+            stored = self._store.get(key)
+        except NotFoundError:
+            return None
+        return _Shown(commit_of(stored.data), stored.info.etag, stored.info.modified)
+
+    def _make_group(self, path: str) -> None:
+        self._create(_document(path), lambda: dump(group_document({})))
+
+    def _create(self, key: str, body: Callable[[], bytes]) -> None:
+        """Create an object that is the same whoever writes it."""
+        if key in self._made:
+            return
+        with contextlib.suppress(PreconditionFailedError):  # someone else wrote the same bytes
+            self._store.create(key, body())
+        with self._lock:
+            self._made.add(key)
+
+
+def _document(path: str) -> str:
+    return f"{path}/{DOCUMENT}"
+
+
+def _parents(path: str) -> Iterable[str]:
+    parts = path.split("/")
+    return ("/".join(parts[:i]) for i in range(1, len(parts)))
+
+
+def _iso(nanoseconds: int) -> str:
+    text = str(np.datetime64(nanoseconds, "ns"))
+    return text.rstrip("0").rstrip(".") + "Z" if "." in text else text + "Z"
