@@ -84,14 +84,13 @@ class DaskCompute:
         await self._close()
 
     async def read(self, request: ReadRequest, collection: CollectionRef) -> Reading:
-        """Read and check a granule on a worker; raises what `daemon.tasks.read_granule` raises."""
+        """Read and check a granule on a worker; raises the error that `daemon.tasks.read_granule` returns."""
         future = self._submit(tasks.read_granule, request, collection)
-        entry = await self._submit(tasks.entry_of, future)
-        return Reading(entry, future)
+        return Reading(_unwrap(await self._submit(tasks.entry_of, future)), future)
 
     async def propose(self, request: ReadRequest, chunk_rows: int | None) -> Proposal:
         """Infer a schema from a granule on a worker."""
-        proposal: Proposal = await self._submit(tasks.propose, request, chunk_rows)
+        proposal: Proposal = _unwrap(await self._submit(tasks.propose, request, chunk_rows))
         return proposal
 
     def executor(self, collection: CollectionRef, spec: GranuleSpec, storage: StorageOptions) -> DaskExecutor:
@@ -102,10 +101,7 @@ class DaskCompute:
         """Run jobs side by side to their end; raises the first failure after all have ended."""
         futures = [self._submit(tasks.merge_partition, job, [payloads[i].future for i in job.inserted]) for job in jobs]
         results = await asyncio.gather(*futures, return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-        return [result for result in results if isinstance(result, JobResult)]
+        return [_unwrap(result) for result in results]
 
     def run(self, coroutine: Any) -> Any:
         """Run a coroutine on the service's loop, from another thread."""
@@ -122,6 +118,12 @@ class DaskCompute:
             if part is not None:
                 await part.close()
         self._client = self._cluster = None
+
+
+def _unwrap(outcome: Any) -> Any:
+    if isinstance(outcome, BaseException):
+        raise outcome
+    return outcome
 
 
 class DaskExecutor:

@@ -10,14 +10,15 @@ import fcntl
 import sqlite3
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from socket import gethostname
+from typing import Any
 
-from daemon.errors import StateInUseError
+from daemon.errors import DaemonError, StateInUseError
 
 FILE = "journal.sqlite"
 
@@ -43,6 +44,10 @@ CREATE INDEX IF NOT EXISTS granules_settled ON granules (settled);
 """
 
 
+class StateUnusableError(DaemonError):
+    """The state folder or the journal in it cannot be used: print it and exit with code 3."""
+
+
 class State(StrEnum):
     """Where a granule is on its way."""
 
@@ -64,7 +69,7 @@ class Entry:
     Attributes
     ----------
     id
-        Of the identity, decimal; for an object whose ETag no event told, its key.
+        Of the identity, decimal; that of an empty ETag and size 0 while no event and no reading has told them.
     landed, received, settled
         When the object landed by its store, when the daemon heard of it, when it was settled (visible to readers,
         quarantined or skipped); UTC.
@@ -92,17 +97,24 @@ class Entry:
 
 
 class Journal:
-    """The journal of one daemon. Used from one thread."""
+    """The journal of one daemon. Used from one thread.
+
+    Parameters
+    ----------
+    folder
+        The daemon's state folder.
+    read_only
+        See the journal as it is now, until `close`, whether its daemon runs or not; nothing in the folder is changed.
+
+    Raises
+    ------
+    StateUnusableError
+        If the file cannot be used, or, read-only, if there is none.
+    """
 
     def __init__(self, folder: Path, *, read_only: bool = False) -> None:
         path = folder / FILE
-        if read_only:
-            self._db = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
-        else:
-            self._db = sqlite3.connect(path)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=NORMAL")
-            self._db.executescript(_SCHEMA)
+        self._db = _open_snapshot(path) if read_only else _open(path)
         self._db.row_factory = sqlite3.Row
 
     def close(self) -> None:
@@ -133,15 +145,18 @@ class Journal:
             found.setdefault(row["collection"], {})[State(row["state"]), row["reason"]] = row["n"]
         return found
 
-    def latest(self, states: Iterable[State], limit: int) -> list[Entry]:
-        """The granules in these states that were settled (or received) last, the newest first."""
-        wanted = [str(state) for state in states]
-        marks = ", ".join("?" for _ in wanted)
-        query = (
-            f"SELECT * FROM granules WHERE state IN ({marks})"  # noqa: S608 - only question marks are put in
-            " ORDER BY COALESCE(settled, received) DESC, key LIMIT ?"
-        )
-        return [_entry(row) for row in self._db.execute(query, (*wanted, limit))]
+    def latest(self, states: Iterable[State], limit: int, *, collection: str | None = None) -> list[Entry]:
+        """The granules in these states that were settled (or received) last, the newest first.
+
+        Of one collection, or of all.
+        """
+        return self._in_states(states, "COALESCE(settled, received) DESC, key", limit, collection)
+
+    def oldest_waiting(self, collection: str) -> Entry | None:
+        """The granule that landed (else was received) first of those that are not settled; None if all are."""
+        waiting = [state for state in State if not state.is_settled]
+        found = self._in_states(waiting, "COALESCE(landed, received) NULLS LAST, key", 1, collection)
+        return found[0] if found else None
 
     def find(self, key: str) -> list[Entry]:
         """Every line of an object's key."""
@@ -151,9 +166,51 @@ class Journal:
         """Every line, in the order of the keys."""
         return (_entry(row) for row in self._db.execute("SELECT * FROM granules ORDER BY collection, key, settled"))
 
-    def latencies(self, limit: int = 1000) -> list[float]:
-        """Seconds from landing to visible of the granules committed last."""
-        return [e.latency for e in self.latest([State.COMMITTED], limit) if e.latency is not None]
+    def latencies(self, limit: int = 1000, *, collection: str | None = None) -> list[float]:
+        """Seconds from landing to visible of the granules committed last, of one collection or of all."""
+        last = self.latest([State.COMMITTED], limit, collection=collection)
+        return [entry.latency for entry in last if entry.latency is not None]
+
+    def _in_states(self, states: Iterable[State], order: str, limit: int, collection: str | None) -> list[Entry]:
+        wanted = [str(state) for state in states]
+        marks = ", ".join("?" for _ in wanted)
+        query = (
+            f"SELECT * FROM granules WHERE state IN ({marks})"  # noqa: S608 - only question marks and constants are put in
+            f" AND (? IS NULL OR collection = ?) ORDER BY {order} LIMIT ?"
+        )
+        return [_entry(row) for row in self._db.execute(query, (*wanted, collection, collection, limit))]
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path)
+    try:
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=NORMAL")
+        db.executescript(_SCHEMA)
+    except sqlite3.DatabaseError as error:
+        db.close()
+        raise StateUnusableError(
+            f"{path} cannot be used as the journal: {error}; stop what else has it open, or remove it: it is"
+            " rebuilt from the collections and from daemon.state_url"
+        ) from error
+    return db
+
+
+def _open_snapshot(path: Path) -> sqlite3.Connection:
+    # Without a write-ahead log nobody has the journal open. To read it, SQLite would make one that belongs to whoever
+    # looks, and the daemon might not be able to write that; "immutable" reads the file alone.
+    has_log = path.with_name(f"{path.name}-wal").exists()
+    uri = f"{path.absolute().as_uri()}?mode=ro{'' if has_log else '&immutable=1'}"
+    db = None
+    try:
+        db = sqlite3.connect(uri, uri=True)
+        db.execute("BEGIN")
+        db.execute("SELECT 1 FROM granules LIMIT 1").fetchall()
+    except sqlite3.DatabaseError as error:
+        if db is not None:
+            db.close()
+        raise StateUnusableError(f"{path} cannot be read as a journal: {error}") from error
+    return db
 
 
 _COLUMNS = [
@@ -184,9 +241,11 @@ def _row(entry: Entry) -> tuple[object, ...]:
 
 
 def _entry(row: sqlite3.Row) -> Entry:
-    times = {c: datetime.fromisoformat(row[c]) if row[c] else None for c in ("landed", "received", "settled")}
-    plain = {c: row[c] for c in _COLUMNS if c not in times and c != "state"}
-    return Entry(state=State(row["state"]), **plain, **times)
+    values: dict[str, Any] = {column: row[column] for column in _COLUMNS}
+    values["state"] = State(row["state"])
+    for column in ("landed", "received", "settled"):
+        values[column] = datetime.fromisoformat(row[column]) if row[column] else None
+    return Entry(**values)
 
 
 @contextmanager
@@ -197,16 +256,29 @@ def owned_state_dir(folder: Path) -> Iterator[str]:
     ------
     StateInUseError
         If another process has it.
+    StateUnusableError
+        If it cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a") as lock:
+    with ExitStack() as stack:
         try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context((folder / "lock").open("a"))
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            name = _instance(folder / "instance")
+        except BlockingIOError as error:
             raise StateInUseError(
                 f"{folder}: another daemon uses this state folder; give each its own daemon.state_dir"
             ) from error
-        name = folder / "instance"
-        if not name.exists():
-            name.write_text(f"{gethostname()}-{uuid.uuid4().hex[:8]}\n")
-        yield name.read_text().strip()
+        except OSError as error:
+            raise StateUnusableError(
+                f"{folder} cannot be used as the state folder: {error}; make it writable, or set daemon.state_dir"
+            ) from error
+        yield name
+
+
+def _instance(path: Path) -> str:
+    name = path.read_text("utf-8").strip() if path.exists() else ""
+    if not name:
+        name = f"{gethostname()}-{uuid.uuid4().hex[:8]}"
+        path.write_text(f"{name}\n", "utf-8")
+    return name

@@ -8,6 +8,7 @@ transaction.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -96,7 +97,10 @@ class PartitionScheduler:
             self._waiting = [p for p in self._waiting if p not in batch]
             paths = frozenset().union(*(p.paths for p in batch))
             self._busy |= paths
-            task = asyncio.create_task(self._run(batch, paths), name=f"transaction of {self.name}")
+            # An empty context: a transaction's log lines belong to no single granule.
+            task = asyncio.create_task(
+                self._run(batch, paths), name=f"transaction of {self.name}", context=contextvars.Context()
+            )
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 

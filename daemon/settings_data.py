@@ -46,10 +46,6 @@ class SqsSourceSettings(Section):
     """Seconds that other receivers do not see a received message; prolonged while its granules are worked on.
     After a crash it is how long they wait; SQS allows 12 hours."""
 
-    max_messages: int = Field(default=128, ge=1, le=120_000)
-    """Messages received and not yet deleted; SQS refuses beyond 120,000. As many as ``batch.max_in_flight``
-    by default, since a message mostly tells of one granule."""
-
     @property
     def label(self) -> str:
         """``name``, or what stands for it when it is empty."""
@@ -212,14 +208,6 @@ class CollectionSettings(Section):
     grant_ttl_seconds: float = Field(default=60.0, gt=0)
     """Seconds without a sign of life after which another daemon may take over partitions of this one. Shorter
     recovers faster; too short fences off a writer that is only slow."""
-
-    single_writer: bool = False
-    """True promises that this daemon is the only writer of the collection, and saves one request in each
-    transaction. False, since nothing checks the promise."""
-
-    provenance: bool = True
-    """Whether each row keeps which granule it came from (variable ``granule``, uint64, compressed to nearly
-    nothing). It is what replacing and retracting a granule needs."""
 
     granule: GranuleSettings = GranuleSettings()
 

@@ -15,11 +15,12 @@ from typing import Any
 
 from daemon.failures import Failure
 from daemon.journal import Entry, State
-from zcollection_engine.errors import PreconditionFailedError
+from zcollection_engine.errors import ConflictError, FormatError, NotFoundError, PreconditionFailedError
 from zcollection_engine.stores.base import ObjectStore
 
 FORMAT_VERSION = 1
 _FOLDERS = {State.QUARANTINED: "quarantine", State.SKIPPED: "skipped"}
+_PUT_ATTEMPTS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +43,17 @@ class SettledDocuments:
         return self._store.url
 
     def load(self) -> list[Entry]:
-        """Read all documents into the index; returns them as journal lines."""
+        """Read all documents into the index; returns them as journal lines.
+
+        Raises
+        ------
+        FormatError
+            If one of them cannot be read by this version.
+        """
         entries = []
         for state, folder in _FOLDERS.items():
             for info in self._store.list(f"{folder}/"):
-                entry = _entry(state, json.loads(self._store.get(info.key).data))
+                entry = _entry(state, self._store.get(info.key).data, name=f"{self.url}/{info.key}")
                 self._index[entry.collection, entry.id] = Settled(state, entry.reason)
                 entries.append(entry)
         return entries
@@ -74,7 +81,7 @@ class SettledDocuments:
             "settled": (entry.settled or datetime.now(UTC)).isoformat(),
             "event": dict(event),
         }
-        self._put(f"{_FOLDERS[entry.state]}/{entry.collection}/{entry.id}.json", document)
+        self._put(document_key(entry), document)
         self._index[entry.collection, entry.id] = Settled(entry.state, failure.reason)
 
     def write_unknown(self, name: str, body: str, reason: str) -> None:
@@ -84,24 +91,53 @@ class SettledDocuments:
 
     def _put(self, key: str, document: Mapping[str, Any]) -> None:
         data = json.dumps(document, indent=2, ensure_ascii=False, default=str).encode()
-        try:
-            self._store.create(key, data)
-        except PreconditionFailedError:
-            self._store.replace(key, data, self._store.head(key).etag)
+        self._create_or_replace(key, data)
         self._store.flush()
 
+    def _create_or_replace(self, key: str, data: bytes) -> None:
+        for _ in range(_PUT_ATTEMPTS):
+            try:
+                self._store.create(key, data)
+            except PreconditionFailedError:
+                pass  # it exists: replaced below
+            else:
+                return
+            try:
+                self._store.replace(key, data, self._store.head(key).etag)
+            except (PreconditionFailedError, NotFoundError):
+                continue  # another daemon with this state_url wrote or removed it meanwhile
+            else:
+                return
+        raise ConflictError(f"{self.url}/{key} was changed by others {_PUT_ATTEMPTS} times while it was written")
 
-def _entry(state: State, document: Mapping[str, Any]) -> Entry:
-    return Entry(
-        id=document["id"],
-        collection=document["collection"],
-        bucket=document["bucket"],
-        key=document["key"],
-        etag=document["etag"],
-        size=document["size"],
-        state=state,
-        reason=document["reason"],
-        message=document["message"],
-        attempts=document["attempts"],
-        settled=datetime.fromisoformat(document["settled"]),
-    )
+
+def document_key(entry: Entry) -> str:
+    """Where the document of a quarantined or skipped granule is, below ``state_url``."""
+    return f"{_FOLDERS[entry.state]}/{entry.collection}/{entry.id}.json"
+
+
+def _entry(state: State, data: bytes, *, name: str) -> Entry:
+    try:
+        document = json.loads(data)
+        version = document["format_version"]
+        if version > FORMAT_VERSION:
+            raise FormatError(
+                f"{name} has format version {version}; this zcollectiond reads up to {FORMAT_VERSION}: use a newer one"
+            )
+        return Entry(
+            id=document["id"],
+            collection=document["collection"],
+            bucket=document["bucket"],
+            key=document["key"],
+            etag=document["etag"],
+            size=document["size"],
+            state=state,
+            reason=document["reason"],
+            message=document["message"],
+            attempts=document["attempts"],
+            settled=datetime.fromisoformat(document["settled"]),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise FormatError(
+            f"{name} does not tell of a settled granule: {error!r}; move it away, and the granule is looked at again"
+        ) from error

@@ -8,6 +8,7 @@ from datetime import timedelta
 import structlog
 
 from daemon.compute import DaskCompute, DaskExecutor
+from daemon.errors import SettingsError
 from daemon.settings_data import CollectionSettings, DatePartitioningSettings
 from daemon.sources.base import ObjectRef
 from daemon.tasks import Proposal, ReadRequest
@@ -53,6 +54,7 @@ class Target:
             reader_grace=timedelta(seconds=settings.reader_grace_seconds),
             eager_arrays=False,
         )
+        self._schema = load_schema_file(settings.schema_file) if settings.schema_file else None
         self._collection: Collection | None = None
         self._founding = asyncio.Lock()
 
@@ -66,16 +68,20 @@ class Target:
         return self._collection
 
     async def open(self) -> None:
-        """Open the collection if it exists, completing what a crash left; create it if a schema file is named."""
+        """Open the collection if it exists, completing what a crash left; create it if a schema file says all of it.
+
+        Raises
+        ------
+        SettingsError
+            If the collection was created with another axis, partitioning or merge strategy.
+        """
         try:
-            self._collection = await asyncio.to_thread(
-                open_collection, self.settings.url, mode="w", storage=self._storage, writer=self._writer
-            )
+            await self._open()
         except NotFoundError:
-            if self.settings.schema_file is None:
+            if self._schema is None or self._schema.immutable_variables:
                 _log.info("collection will be created from its first good granule", collection=self.name)
                 return
-            await self._create(load_schema_file(self.settings.schema_file), None)
+            await self._create(self._schema, None)
 
     async def require(self, compute: DaskCompute, ref: ObjectRef) -> Collection:
         """Return the open collection; found it on this granule if there is none.
@@ -87,7 +93,7 @@ class Target:
         async with self._founding:
             if self._collection is None:
                 proposal: Proposal = await compute.propose(self.request(ref), self.settings.chunk_rows)
-                await self._create(proposal.schema, proposal.granule)
+                await self._create(self._schema or proposal.schema, proposal.granule)
                 _log.info("collection created", collection=self.name, url=self.settings.url, granule=ref.key)
         if self._collection is None:
             raise NotFoundError(f"{self.settings.url}: the collection could not be created")
@@ -118,9 +124,31 @@ class Target:
             )
         except ConflictError:
             # Another daemon founded it at the same time; its decision stands.
-            self._collection = await asyncio.to_thread(
-                open_collection, self.settings.url, mode="w", storage=self._storage, writer=self._writer
-            )
+            await self._open()
+
+    async def _open(self) -> None:
+        collection = await asyncio.to_thread(
+            open_collection, self.settings.url, mode="w", storage=self._storage, writer=self._writer
+        )
+        found = {
+            "axis": collection.schema.axis,
+            "partitioning": collection.config.partitioning.to_json(),
+            "merge": collection.config.strategy.to_json(),
+        }
+        wanted = {
+            "axis": self.settings.axis,
+            "partitioning": self._partitioning().to_json(),
+            "merge": self._strategy().to_json(),
+        }
+        problems = [
+            f"collections.{self.name}.{key}: {wanted[key]}, but {self.settings.url} was created with {found[key]};"
+            " change the settings back, or name another url"
+            for key in found
+            if found[key] != wanted[key]
+        ]
+        if problems:
+            raise SettingsError(*problems)
+        self._collection = collection
 
     def _partitioning(self) -> Partitioning:
         rule = self.settings.partitioning

@@ -1,14 +1,20 @@
-"""What runs on a Dask worker: read a granule, merge a partition. Plain functions of picklable arguments."""
+"""What runs on a Dask worker: read a granule, merge a partition. Plain functions of picklable arguments.
+
+An error of the engine is returned, not raised: it is an outcome like any other, and Dask would log it as a failed task.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import wraps
+from typing import ParamSpec, TypeVar
 
 from zcollection_engine.stores.resolve import StorageOptions, fetch
 
 from daemon.sources.base import ObjectRef
 from zcollection_engine.config import CollectionRef, resolve_config
+from zcollection_engine.errors import EngineError
 from zcollection_engine.granules.infer import infer_schema
 from zcollection_engine.granules.model import Granule, GranuleSpec
 from zcollection_engine.granules.netcdf import read_netcdf
@@ -16,6 +22,20 @@ from zcollection_engine.identity import GranuleEntry, GranuleIdentity, precedenc
 from zcollection_engine.ingest import prepare
 from zcollection_engine.jobs import JobResult, PartitionJob, run_job
 from zcollection_engine.schema import Schema
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _returning_errors(function: Callable[P, T]) -> Callable[P, T | EngineError]:
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T | EngineError:
+        try:
+            return function(*args, **kwargs)
+        except EngineError as error:
+            return error
+
+    return call
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +73,12 @@ class Proposal:
     granule: Granule
 
 
+@_returning_errors
 def read_granule(request: ReadRequest, collection: CollectionRef) -> ReadGranule:
     """Fetch a granule by one GET, check it, fit it to its collection.
 
-    Raises
-    ------
-    InvalidGranuleError
-        If it cannot be ingested, now or ever.
-    NotFoundError, StorageError
-        If the object could not be fetched.
+    The outcome may be an `InvalidGranuleError` (it cannot be ingested, now or ever), a `NotFoundError` or a
+    `StorageError` (it could not be fetched).
     """
     config, creation = resolve_config(collection)
     granule, identity, precedence = _fetch(request)
@@ -76,13 +93,14 @@ def read_granule(request: ReadRequest, collection: CollectionRef) -> ReadGranule
     return ReadGranule(entry, fitted)
 
 
-def entry_of(read: ReadGranule) -> GranuleEntry:
-    """The small part of a granule that travels to the daemon."""
-    return read.entry
+def entry_of(read: ReadGranule | EngineError) -> GranuleEntry | EngineError:
+    """The small part of an outcome that travels to the daemon."""
+    return read if isinstance(read, EngineError) else read.entry
 
 
+@_returning_errors
 def propose(request: ReadRequest, chunk_rows: int | None) -> Proposal:
-    """Read a granule and infer the schema of the collection it could found; raises as `read_granule` does."""
+    """Read a granule and infer the schema of the collection it could found."""
     granule, _, _ = _fetch(request)
     schema = infer_schema(granule, chunk_rows=chunk_rows)
     fixed = {v.path: granule.variables[v.path] for v in schema.immutable_variables}
@@ -90,6 +108,7 @@ def propose(request: ReadRequest, chunk_rows: int | None) -> Proposal:
     return Proposal(schema, replace(granule, variables={**fixed, granule.axis: axis}))
 
 
+@_returning_errors
 def merge_partition(job: PartitionJob, reads: Sequence[ReadGranule]) -> JobResult:
     """Run one job of a transaction."""
     return run_job(job, [read.granule for read in reads])

@@ -14,9 +14,12 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from zcollection_engine.errors import FormatError, InvalidInputError
+from zcollection_engine.errors import FormatError, InvalidGranuleError, InvalidInputError
 
 Rows = npt.NDArray[np.intp]
+
+#: What numpy takes for "not a time".
+_NAT = np.iinfo(np.int64).min
 
 RESOLUTIONS = {"year": "Y", "month": "M", "day": "D", "hour": "h", "minute": "m", "second": "s"}
 
@@ -67,8 +70,14 @@ class DatePartitioning:
         return names[: names.index(self.resolution) + 1]
 
     def split(self, columns: Mapping[str, npt.NDArray[Any]]) -> dict[str, Rows]:
-        times = columns[self.variable].astype("datetime64[ns]")
-        periods = times.astype(f"datetime64[{RESOLUTIONS[self.resolution]}]")
+        nanoseconds = columns[self.variable].astype(np.int64)
+        if (nanoseconds == _NAT).any():
+            raise InvalidGranuleError(
+                f"variable {self.variable!r} holds NaT, which belongs to no partition; drop those rows"
+            )
+        # Whole seconds first: numpy's own conversion to coarser units wraps around in the first day it can hold.
+        seconds = (nanoseconds // 1_000_000_000).astype("datetime64[s]")
+        periods = seconds.astype(f"datetime64[{RESOLUTIONS[self.resolution]}]")
         return {self._path(period): rows for period, rows in _groups(periods)}
 
     def keys(self, path: str) -> tuple[tuple[str, int], ...]:
@@ -79,9 +88,16 @@ class DatePartitioning:
         return keys
 
     def period(self, path: str) -> tuple[np.datetime64, np.datetime64]:
-        """First instant of the partition and first instant after it, datetime64[ns]."""
+        """First instant of the partition and first instant after it, datetime64[ns].
+
+        Raises `InvalidInputError` for a path that is none, or whose bounds nanoseconds cannot hold.
+        """
         first = self._period(path, self.keys(path))
-        return first.astype("datetime64[ns]"), (first + 1).astype("datetime64[ns]")
+        bounds = [(first + i).astype("datetime64[s]").astype(np.int64) for i in (0, 1)]
+        if min(bounds) <= _NAT // 10**9 or max(bounds) > np.iinfo(np.int64).max // 10**9:
+            raise InvalidInputError(f"{path!r} reaches beyond the years 1677 to 2262, which nanoseconds can hold")
+        low, high = ((b * 10**9).astype("datetime64[ns]") for b in bounds)
+        return low, high
 
     def to_json(self) -> dict[str, Any]:
         return {"name": "date", "variable": self.variable, "resolution": RESOLUTIONS[self.resolution]}
@@ -97,7 +113,7 @@ class DatePartitioning:
         if self.resolution == "hour":
             text += ":00"
         try:
-            return np.array(text, f"datetime64[{RESOLUTIONS[self.resolution]}]")[()]  # type: ignore[no-any-return]
+            return np.datetime64(text, RESOLUTIONS[self.resolution])  # type: ignore[call-overload,no-any-return]
         except ValueError as error:
             raise InvalidInputError(f"{path!r} is no date: {error}") from error
 
@@ -122,14 +138,11 @@ class SequencePartitioning:
 
     def split(self, columns: Mapping[str, npt.NDArray[Any]]) -> dict[str, Rows]:
         for name in self.names:
-            if columns[name].dtype.kind not in "iu":
-                raise InvalidInputError(
-                    f"variable {name!r} has dtype {columns[name].dtype}; a partitioning by sequence needs integers"
-                )
+            _check_sequence(name, columns[name])
         stacked = np.stack([columns[name].astype(np.int64) for name in self.names], axis=1)
         values, inverse = np.unique(stacked, axis=0, return_inverse=True)
         return {
-            "/".join(f"{n}={v}" for n, v in zip(self._leaves, values[code], strict=True)): rows
+            self._join(tuple(zip(self._leaves, values[code], strict=True))): rows
             for code, rows in _groups(inverse.reshape(-1))
         }
 
@@ -138,22 +151,43 @@ class SequencePartitioning:
         return tuple(name.rpartition("/")[2] for name in self.names)
 
     def keys(self, path: str) -> tuple[tuple[str, int], ...]:
-        return _parse(path, self._leaves)
+        keys = _parse(path, self._leaves)
+        if self._join(keys) != path:
+            raise InvalidInputError(f"{path!r} is not spelt as a partition; {self._join(keys)!r} is")
+        return keys
 
     def to_json(self) -> dict[str, Any]:
         return {"name": "sequence", "variables": list(self.names)}
 
+    @staticmethod
+    def _join(keys: tuple[tuple[str, int], ...]) -> str:
+        return "/".join(f"{name}={value}" for name, value in keys)
+
 
 def partitioning_from_json(data: Mapping[str, Any]) -> Partitioning:
     """Read the rule from ``_zcollection.json``; raises `FormatError` for a rule this version does not know."""
-    match data.get("name"):
-        case "date":
-            long = {short: name for name, short in RESOLUTIONS.items()}
-            return DatePartitioning(data["variable"], long[data["resolution"]])
-        case "sequence":
-            return SequencePartitioning(tuple(data["variables"]))
-        case name:
-            raise FormatError(f"partitioning {name!r} is not known to this version; use a newer zcollectiond")
+    try:
+        match data.get("name"):
+            case "date":
+                long = {short: name for name, short in RESOLUTIONS.items()}
+                return DatePartitioning(data["variable"], long[data["resolution"]])
+            case "sequence":
+                return SequencePartitioning(tuple(data["variables"]))
+            case name:
+                raise FormatError(f"partitioning {name!r} is not known to this version; use a newer zcollectiond")
+    except KeyError as error:
+        raise FormatError(f"partitioning {dict(data)}: {error} is missing or unknown") from error
+
+
+def _check_sequence(name: str, column: npt.NDArray[Any]) -> None:
+    if column.dtype.kind not in "iu":
+        raise InvalidInputError(
+            f"variable {name!r} has dtype {column.dtype}; a partitioning by sequence needs integers"
+        )
+    if column.dtype.kind == "u" and column.size and int(column.max()) > np.iinfo(np.int64).max:
+        raise InvalidGranuleError(
+            f"variable {name!r} holds {column.max()}; a partition's number is at most {np.iinfo(np.int64).max}"
+        )
 
 
 def _groups(codes: npt.NDArray[Any]) -> list[tuple[Any, Rows]]:

@@ -29,9 +29,6 @@ LONGEST_HOLD_SECONDS = 12 * 3600 - 60
 #: What SQS answers when a receipt is no longer good: the message is gone, or someone else has it by now.
 _INVALID = frozenset({"ReceiptHandleIsInvalid", "InvalidParameterValue", "MessageNotInflight"})
 
-#: Stands for the report of what was not understood among the things that a message waits for.
-_REPORT = object()
-
 #: Called with a body that was not understood (wholly or in part) and the reason.
 OnUnknown = Callable[[str, str], Awaitable[None]]
 
@@ -40,13 +37,12 @@ OnUnknown = Callable[[str, str], Awaitable[None]]
 class _Held:
     """A message in our hands.
 
-    ``pending`` is what has to be settled before it can be deleted; ``lost`` says that its receipt is no
-    longer good.
+    ``pending`` are its objects that are not settled yet; ``lost`` says that its receipt is no longer good.
     """
 
     message: QueueMessage
     since: float
-    pending: set[object] = field(default_factory=set)
+    pending: set[Delivery] = field(default_factory=set)
     given_back: bool = False
     lost: bool = False
 
@@ -121,7 +117,10 @@ class SqsSource:
         return [self._backlog.popleft() for _ in range(min(limit, len(self._backlog)))]
 
     async def acknowledge(self, delivery: Delivery) -> None:
-        await self._settle(_held(delivery), delivery)
+        held = _held(delivery)
+        held.pending.discard(delivery)
+        if not held.pending and held in self._held:
+            await self._finish(held)
 
     async def release(self, delivery: Delivery) -> None:
         held = _held(delivery)
@@ -149,8 +148,12 @@ class SqsSource:
                 unknown.append((held, "; ".join(reasons)))
             elif not held.pending:
                 nothing_to_do.append(held)
-        await self._report(unknown)
-        await self._delete_quiet(nothing_to_do)
+        try:
+            await self._delete_quiet(nothing_to_do)
+            await self._report(unknown)
+        finally:
+            # What is neither deleted nor delivered is not renewed either, so that SQS delivers it again.
+            self._held.difference_update(nothing_to_do, (held for held, _ in unknown))
 
     def _unpack(self, held: _Held) -> tuple[str, ...]:
         """Put what a message announces into the backlog; return the reasons for what was not understood."""
@@ -159,8 +162,6 @@ class SqsSource:
             delivery = self._delivery(held, notification)
             held.pending.add(delivery)
             self._backlog.append(delivery)
-        if parsed.unknown:
-            held.pending.add(_REPORT)
         if parsed.quiet:
             self.quiet.update(parsed.quiet)
             self._log.debug("nothing to do", message_id=held.message.message_id, reasons=list(parsed.quiet))
@@ -184,31 +185,25 @@ class SqsSource:
         )
 
     async def _report(self, unknown: deque[tuple[_Held, str]]) -> None:
-        try:
-            while unknown:
-                held, reason = unknown[0]
-                self._log.warning("message not understood", message_id=held.message.message_id, reason=reason)
+        """Hand over what was not understood; what is left in ``unknown`` afterwards was not."""
+        while unknown:
+            held, reason = unknown[0]
+            self._log.warning("message not understood", message_id=held.message.message_id, reason=reason)
+            try:
                 await self._on_unknown(held.message.body, reason)
-                await self._settle(held, _REPORT)
-                unknown.popleft()
-        except EngineError as error:
-            raise SourceUnavailableError(f"a message that was not understood could not be kept: {error}") from error
-        finally:
-            # Neither renewed nor deleted, so that SQS delivers them again.
-            self._held.difference_update(held for held, _ in unknown)
+            except EngineError as error:
+                raise SourceUnavailableError(f"a message not understood could not be kept: {error}") from error
+            if not held.pending:
+                await self._finish(held)
+            unknown.popleft()
 
     async def _delete_quiet(self, messages: list[_Held]) -> None:
-        try:
-            refused = await self._queue.delete([held.message.receipt for held in messages])
-        finally:
-            self._held.difference_update(messages)
+        refused = await self._queue.delete([held.message.receipt for held in messages])
         if refused:
             self._log.info("messages without news were not deleted and will come back", codes=list(refused.values()))
 
-    async def _settle(self, held: _Held, part: object) -> None:
-        held.pending.discard(part)
-        if held.pending or held not in self._held:
-            return
+    async def _finish(self, held: _Held) -> None:
+        """Delete a message of which all is settled, or give it back when a part of it was given back."""
         if held.given_back:
             await self._give_back([held])
             return

@@ -137,7 +137,7 @@ class WatchSource:
         self._unsettled: dict[str, _Sighting] = {}
         self._backlog: dict[_Version, ObjectRef] = {}
         self._in_flight: dict[_Version, Delivery] = {}
-        # What was acknowledged and is not yet seen to be known, with the number of the scan that last met it.
+        # What was acknowledged and is not known yet, with the number of the scan that last met it.
         self._acknowledged: dict[_Version, int] = {}
 
     @property
@@ -242,9 +242,8 @@ class WatchSource:
             return
         ref = self._ref(info)
         if self._known(ref):
-            self._acknowledged.pop(version, None)
-            self._unsettled.pop(info.key, None)
-        elif version in self._acknowledged:
+            return
+        if version in self._acknowledged:
             self._acknowledged[version] = scan.number
         elif self._is_at_rest(info, scan):
             self._unsettled.pop(info.key, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,9 @@ from daemon.errors import SourceUnavailableError
 from daemon.sources.base import Delivery
 from daemon.sources.sqs import SqsSource
 from daemon.sources.sqs_queue import QueueSettings
+from daemon.sources.watch import WatchSource
+from zcollection_engine.stores.options import StorageOptions
+from zcollection_engine.stores.resolve import fetch, open_store
 
 pytestmark = pytest.mark.integration
 
@@ -114,6 +118,26 @@ async def test_objects_put_into_the_bucket_are_delivered_with_their_identity(lan
     assert landing.unknown == []
 
 
+@pytest.mark.parametrize("prefix", ["", "/granules", "/granules/"])
+async def test_an_event_and_a_listing_tell_the_same_identity(landing: Landing, prefix: str) -> None:
+    landing.put("granules/a b+é.nc", b"12345")
+    options = StorageOptions(endpoint_url=landing.endpoint_url, region=REGION)
+    store = open_store(f"s3://landing{prefix}", options)
+    watch = WatchSource("folder", store, interval_seconds=1, settle_seconds=0, known=lambda _: False)
+    async with landing.source() as queue, watch:
+        (event,) = await receive(queue, 1)
+        (listed,) = await watch.receive(10)
+        assert identity(event) == identity(listed)
+        assert event.ref.url == listed.ref.url
+        assert fetch(listed.ref.url, options).data == b"12345"
+        await queue.acknowledge(event)
+
+
+def identity(delivery: Delivery) -> tuple[object, ...]:
+    ref = delivery.ref
+    return ref.bucket, ref.key, ref.etag, ref.size
+
+
 async def test_a_queue_is_drained_when_more_than_one_receive_of_objects_is_acknowledged(landing: Landing) -> None:
     names = {f"{number}.nc" for number in range(12)}
     for name in names:
@@ -193,7 +217,9 @@ async def test_a_queue_that_does_not_exist_is_named_with_its_region(landing: Lan
 
 
 async def test_a_server_that_does_not_listen_is_named(landing: Landing) -> None:
-    async with landing.source(endpoint_url="http://127.0.0.1:1") as source:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    async with landing.source(endpoint_url=f"http://127.0.0.1:{port}") as source:
         with pytest.raises(SourceUnavailableError, match="is the endpoint reachable"):
             await source.receive(1)
 

@@ -197,9 +197,7 @@ def test_a_size_that_is_no_number_is_left_to_the_store(told: object, size: int |
     assert found.size == size
 
 
-@pytest.mark.parametrize(
-    ("told", "etag"), [('"abc"', "abc"), ("abc-3", "abc-3"), ("", None), (None, None), (3, None)]
-)
+@pytest.mark.parametrize(("told", "etag"), [('"abc"', "abc"), ("abc-3", "abc-3"), ("", None), (None, None), (3, None)])
 def test_etags_have_no_quotes(told: object, etag: str | None) -> None:
     (found,) = parse_records(s3_record(s3=s3_object(key="a.nc", eTag=told))).created
     assert found.etag == etag

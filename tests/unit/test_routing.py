@@ -52,9 +52,7 @@ def collection_of(pattern: str, key: str) -> str | None:
         ("*", "line\nbreak.nc", True),
     ],
 )
-def test_a_pattern_matches_the_last_part_or_with_a_slash_the_whole_key(
-    pattern: str, key: str, matches: bool
-) -> None:
+def test_a_pattern_matches_the_last_part_or_with_a_slash_the_whole_key(pattern: str, key: str, matches: bool) -> None:
     assert (collection_of(pattern, key) == "c") is matches
 
 

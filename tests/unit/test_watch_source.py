@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +17,7 @@ from daemon.sources.base import Delivery, ObjectRef
 from daemon.sources.watch import WatchSource, is_unfinished
 from zcollection_engine.errors import StorageError
 from zcollection_engine.stores.base import ObjectInfo
+from zcollection_engine.stores.resolve import fetch, open_store
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 
@@ -70,7 +73,7 @@ class Folder:
         modified = START - timedelta(seconds=age)
         self.files[key] = ObjectInfo(key=key, size=size, etag=etag or f"{size}-{age}", modified=modified)
 
-    def list(self, prefix: str = "", *, after: str = "") -> Iterator[ObjectInfo]:
+    def list(self, prefix: str = "", *, after: str = "") -> Generator[ObjectInfo]:
         self.listings += 1
         self.started.set()
         self.gate.wait()
@@ -160,6 +163,23 @@ async def test_an_object_has_the_bucket_and_key_that_an_event_would_tell(url: st
     assert (delivery.ref.url, delivery.ref.bucket, delivery.ref.key) == (f"{url}/a.nc", bucket, key)
 
 
+async def test_files_of_a_real_folder_are_delivered_and_can_be_fetched(tmp_path: Path) -> None:
+    names = {"a b+é#?%20.nc", "deep/er/b.nc"}
+    for name in (*names, "c.nc.part", ".hidden/d.nc"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    store = open_store(str(tmp_path))
+    source = WatchSource("folder", store, interval_seconds=0, settle_seconds=0, known=lambda _: False)
+    async with source:
+        found = await source.receive(10)
+        assert {delivery.ref.key for delivery in found} == {f"{tmp_path}/{name}"[1:] for name in names}
+        for delivery in found:
+            stored = fetch(delivery.ref.url)
+            assert delivery.ref.key.endswith(stored.data.decode())
+            assert (stored.info.etag, stored.info.size) == (delivery.ref.etag, delivery.ref.size)
+        assert await source.receive(10) == []
+
+
 async def test_what_the_ledger_knows_is_left_alone(bench: Bench) -> None:
     bench.folder.put("a.nc")
     bench.folder.put("b.nc")
@@ -199,6 +219,15 @@ async def test_what_is_given_back_during_the_wait_is_delivered_without_a_scan(be
     await bench.clock.turn(1)
     await bench.source.release(delivery)
     assert keys(await receiving) == ["a.nc"]
+    assert bench.folder.listings == 1
+
+
+async def test_what_is_given_back_while_no_one_waits_brings_no_scan_forward(bench: Bench) -> None:
+    bench.folder.put("a.nc")
+    (delivery,) = await bench.source.receive(1)
+    await bench.source.release(delivery)
+    assert not bench.wake.is_set()
+    assert keys(await bench.source.receive(1)) == ["a.nc"]
     assert bench.folder.listings == 1
 
 
@@ -311,6 +340,22 @@ async def test_more_unsettled_files_than_memory_allows_come_later(
     assert await patient.source.drained()
 
 
+async def test_files_that_found_no_room_in_memory_are_outstanding(
+    patient: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "MOST_UNSETTLED", 2)
+    for name in "yz":
+        patient.folder.put(name)
+    assert await patient.scan() == []
+    for name in "ab":
+        patient.folder.put(name)
+    assert await patient.scan() == []
+    last = await patient.scan()
+    assert keys(last) == ["y", "z"]
+    await patient.settle(last)
+    assert not await patient.source.drained()
+
+
 async def test_nothing_is_delivered_twice_while_the_ledger_lags_behind(bench: Bench) -> None:
     bench.folder.put("a.nc")
     (delivery,) = await bench.scan()
@@ -381,18 +426,11 @@ async def test_a_receive_cancelled_in_the_middle_of_a_listing_loses_nothing(benc
 async def test_leaving_in_the_middle_of_a_listing_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "PAGE", 1)
     bench = Bench()
-    closed: list[str] = []
-
-    def listing(prefix: str = "", *, after: str = "") -> Iterator[ObjectInfo]:
-        try:
-            yield from bench.folder.files.values()
-        finally:
-            closed.append("closed")
-
-    monkeypatch.setattr(bench.folder, "list", listing)
+    listings = [bench.folder.list()]
+    monkeypatch.setattr(bench.folder, "list", lambda: listings[0])
     bench.folder.put("a.nc")
     bench.folder.put("b.nc")
     async with bench.source:
         assert len(await bench.source.receive(1)) == 1
-        assert closed == []
-    assert closed == ["closed"]
+        assert inspect.getgeneratorstate(listings[0]) == inspect.GEN_SUSPENDED
+    assert inspect.getgeneratorstate(listings[0]) == inspect.GEN_CLOSED

@@ -20,7 +20,8 @@ from zcollection_engine.errors import EmptyGranuleError, InvalidGranuleError
 from zcollection_engine.granules.container import openable
 from zcollection_engine.granules.model import Granule, GranuleSpec, GranuleVariable
 from zcollection_engine.granules.selection import Names, Selection
-from zcollection_engine.granules.timeaxis import decode_axis, is_time_units
+from zcollection_engine.granules.timeaxis import decode_axis
+from zcollection_engine.granules.timeunits import is_time_units
 from zcollection_engine.granules.values import (
     INTERNAL_ATTRIBUTES,
     FoundVariable,

@@ -12,7 +12,6 @@ float32.)
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -24,6 +23,7 @@ import numpy.typing as npt
 
 from zcollection_engine.errors import InvalidGranuleError
 from zcollection_engine.granules.model import GranuleVariable
+from zcollection_engine.granules.timeunits import DAY, SECOND, TimeUnits, UnitsError, is_time_units, parse_time_units
 from zcollection_engine.schema import TIME_CALENDAR, TIME_UNITS
 
 #: Attributes of a source's encoding that say nothing any more about decoded times.
@@ -32,34 +32,9 @@ ENCODING_ATTRIBUTES = frozenset(
     | {"valid_min", "valid_max", "valid_range", "actual_range", "month_lengths", "leap_year", "leap_month"}
 )
 
-_SECOND = 1_000_000_000
-_DAY = 86_400 * _SECOND
 _EPOCH_JULIAN_DAY = 2_440_588
 _MIN, _MAX = -(1 << 63) + 1, (1 << 63) - 1
 
-_FULL_UNITS = {
-    "nanosecond": 1,
-    "microsecond": 1_000,
-    "millisecond": 1_000_000,
-    "second": _SECOND,
-    "minute": 60 * _SECOND,
-    "hour": 3_600 * _SECOND,
-    "day": _DAY,
-}
-_ABBREVIATIONS = {
-    "ns": "nanosecond",
-    "us": "microsecond",
-    "microsec": "microsecond",
-    "ms": "millisecond",
-    "msec": "millisecond",
-    "millisec": "millisecond",
-    "s": "second",
-    "sec": "second",
-    "min": "minute",
-    "h": "hour",
-    "hr": "hour",
-    "d": "day",
-}
 _CALENDARS = {
     "": "standard",
     "none": "standard",
@@ -71,19 +46,6 @@ _CALENDARS = {
 _REAL_CALENDARS = frozenset({"standard", "proleptic_gregorian", "julian"})
 _XARRAY_CALENDARS = frozenset({"standard", "proleptic_gregorian"})
 _ARTIFICIAL_CALENDARS = frozenset({"noleap", "all_leap", "360_day"})
-
-_UNITS = re.compile(r"\s*(?P<unit>.+?)\s+since\s+(?P<reference>.+?)\s*", re.IGNORECASE | re.DOTALL)
-_REFERENCE = re.compile(
-    r"(?P<year>[+-]?\d{1,5})-(?P<month>\d{1,2})-(?P<day>\d{1,2})"
-    r"(?:[T\s]\s*(?P<hour>\d{1,2})(?::(?P<minute>\d{1,2})(?::(?P<second>\d{1,2})(?:\.(?P<fraction>\d*))?)?)?)?"
-    r"\s*(?P<zone>Z|UTC|GMT|(?P<sign>[+-]?)(?P<zone_hour>\d{1,2})(?::?(?P<zone_minute>\d{2}))?)?",
-    re.IGNORECASE,
-)
-
-
-def is_time_units(units: object) -> bool:
-    """Tell whether units are those of a CF time ("... since ...")."""
-    return isinstance(units, str) and " since " in units.lower()
 
 
 def time_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
@@ -186,26 +148,10 @@ def _unpack(axis: GranuleVariable, fail: Callable[[str], NoReturn]) -> npt.NDArr
 
 @dataclass(frozen=True, slots=True)
 class _Decoder:
-    """Units and calendar of one axis, parsed.
+    """Units and calendar of one axis; ``label`` begins its errors."""
 
-    Attributes
-    ----------
-    unit
-        Full name, singular.
-    spelt_out
-        Whether the source gave the full name.
-    reference
-        Year, month, day, hour, minute, second, in ``calendar``.
-    offset
-        Nanoseconds to add to the reference: its fraction of a second, minus its time zone.
-    """
-
-    unit: str
-    spelt_out: bool
-    reference: tuple[int, int, int, int, int, int]
-    offset: int
+    units: TimeUnits
     calendar: str
-    units: str
     label: str
 
     @classmethod
@@ -215,12 +161,10 @@ class _Decoder:
         chosen = _CALENDARS.get(chosen, chosen)
         if chosen not in _REAL_CALENDARS | _ARTIFICIAL_CALENDARS:
             _fail(label, f"the calendar {calendar!r} is not one of CF's")
-        match = _UNITS.fullmatch(units)
-        if match is None:
-            _fail(label, "units of a time are '<unit> since <date>'")
-        unit, spelt_out = _parse_unit(match["unit"], label)
-        reference, offset = _parse_reference(match["reference"], label)
-        return cls(unit, spelt_out, reference, offset, chosen, units, label)
+        try:
+            return cls(parse_time_units(units), chosen, label)
+        except UnitsError as error:
+            _fail(label, str(error))
 
     def fail(self, what: str) -> NoReturn:
         _fail(self.label, what)
@@ -228,13 +172,13 @@ class _Decoder:
     def decode(self, values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
         """Return nanoseconds since 1970-01-01; ``values`` are finite numbers in the axis's units."""
         if self.calendar in _ARTIFICIAL_CALENDARS:
-            self._scaled(values, (self.reference[0] - 1970) * 365 * _DAY)
+            self._scaled(values, (self.units.reference[0] - 1970) * 365 * DAY)
             return self._decode_with_cftime(values)
         origin = self._origin()
         if values.dtype.kind in "iu":
             return self._decode_integers(values, origin)
         nanoseconds = self._scaled(values, origin)
-        direct = self.spelt_out and self.calendar in _XARRAY_CALENDARS and _MIN <= origin <= _MAX
+        direct = self.units.spelt_out and self.calendar in _XARRAY_CALENDARS and _MIN <= origin <= _MAX
         if not direct or np.abs(nanoseconds).max() >= 2.0**63:
             return self._decode_with_cftime(values.astype(np.float64))
         whole = nanoseconds.astype(np.int64)
@@ -244,14 +188,14 @@ class _Decoder:
     def _scaled(self, values: npt.NDArray[Any], origin: int) -> npt.NDArray[np.float64]:
         """Nanoseconds from the reference, after refusing what lies far outside the range of times."""
         with np.errstate(over="ignore"):
-            nanoseconds = values.astype(np.float64) * _FULL_UNITS[self.unit]
+            nanoseconds = values.astype(np.float64) * self.units.nanoseconds
         distance = np.abs(nanoseconds + origin)
         if distance.max() > 1.01 * _MAX:
             self._out_of_range(values[int(np.argmax(distance))])
         return nanoseconds
 
     def _decode_integers(self, values: npt.NDArray[Any], origin: int) -> npt.NDArray[np.int64]:
-        unit = _FULL_UNITS[self.unit]
+        unit = self.units.nanoseconds
         self._check_range(values, origin + int(values.min()) * unit, origin + int(values.max()) * unit)
         # Modulo 2**64 an intermediate overflow cannot change a result that itself is in range.
         wrapped = values.astype(np.uint64) * np.uint64(unit) + np.uint64(origin % (1 << 64))
@@ -259,10 +203,10 @@ class _Decoder:
 
     def _origin(self) -> int:
         """Nanoseconds from 1970-01-01 to the reference, a date of a real calendar."""
-        year, month, day, hour, minute, second = self.reference
+        year, month, day, hour, minute, second = self.units.reference
         date = self._date(year, month, day)
         seconds = 3_600 * hour + 60 * minute + second
-        return _days(date) * _DAY + seconds * _SECOND + self.offset
+        return _days(date) * DAY + seconds * SECOND + self.units.offset
 
     def _date(self, year: int, month: int, day: int) -> cftime.datetime:
         try:
@@ -285,33 +229,28 @@ class _Decoder:
         )
 
     def _decode_with_cftime(self, values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-        year, month, day, hour, minute, second = self.reference
-        if self.calendar in _ARTIFICIAL_CALENDARS and abs(self.offset) >= _SECOND:
+        units = self.units
+        if self.calendar in _ARTIFICIAL_CALENDARS and not 0 <= units.offset < SECOND:
             self.fail(f"a time zone has no meaning in the calendar {self.calendar!r}")
-        self._date(year, month, day)
-        shift, fraction = divmod(self.offset, _SECOND)
-        text = f"{year:04d}-{month:02d}-{day:02d} {hour:02d}:{minute:02d}:{second:02d}.{fraction // 1000:06d}"
-        zone = _zone_text(shift)
+        self._date(*units.reference[:3])
         try:
-            dates = cftime.num2date(
-                values, f"{self.unit}s since {text}{zone}", self.calendar, only_use_cftime_datetimes=True
-            )
+            dates = cftime.num2date(values, units.spell(), self.calendar, only_use_cftime_datetimes=True)
         except (ValueError, OverflowError) as error:
-            self.fail(f"cannot be decoded ({error})")
+            self.fail(f"{error}")
         convert = self._from_instant if self.calendar in _REAL_CALENDARS else self._from_label
         nanoseconds = [convert(date) for date in dates]
         self._check_range(values, min(nanoseconds), max(nanoseconds))
         return np.array(nanoseconds, dtype=np.int64)
 
     def _from_instant(self, date: cftime.datetime) -> int:
-        return _days(date) * _DAY + _time_of_day(date)
+        return _days(date) * DAY + _time_of_day(date)
 
     def _from_label(self, date: cftime.datetime) -> int:
         try:
             same = datetime(date.year, date.month, date.day, tzinfo=UTC)
         except ValueError:
             self.fail(f"{date.isoformat()} of the calendar {self.calendar!r} is not a date of the real calendar")
-        return (same - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(days=1) * _DAY + _time_of_day(date)
+        return (same - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(days=1) * DAY + _time_of_day(date)
 
 
 def _fail(label: str, what: str) -> NoReturn:
@@ -319,38 +258,6 @@ def _fail(label: str, what: str) -> NoReturn:
         f"{label}: cannot be decoded: {what}; expected is, for example, 'seconds since 2000-01-01 00:00:00'",
         reason="axis_undecodable",
     )
-
-
-def _parse_unit(text: str, label: str) -> tuple[str, bool]:
-    unit = text.lower()
-    if unit.removesuffix("s") in _FULL_UNITS:
-        return unit.removesuffix("s"), True
-    full = _ABBREVIATIONS.get(unit) or _ABBREVIATIONS.get(unit.removesuffix("s"))
-    if full is None:
-        why = " (its length is not fixed)" if unit.rstrip("s") in {"month", "year", "common_year"} else ""
-        _fail(label, f"{text!r} is not a unit of time from days to nanoseconds{why}")
-    return full, False
-
-
-def _parse_reference(text: str, label: str) -> tuple[tuple[int, int, int, int, int, int], int]:
-    match = _REFERENCE.fullmatch(text)
-    if match is None:
-        _fail(label, f"{text!r} is not a date 'YYYY-MM-DD hh:mm:ss'")
-    parts = [int(match[key] or 0) for key in ("year", "month", "day", "hour", "minute", "second")]
-    if parts[3] > 23 or parts[4] > 59 or parts[5] > 59:
-        _fail(label, f"{text!r} has no valid time of day")
-    zone = 60 * int(match["zone_hour"] or 0) + int(match["zone_minute"] or 0)
-    if match["sign"] == "-":
-        zone = -zone
-    fraction = int((match["fraction"] or "").ljust(9, "0")[:9])
-    reference = (parts[0], parts[1], parts[2], parts[3], parts[4], parts[5])
-    return reference, fraction - 60 * zone * _SECOND
-
-
-def _zone_text(shift: int) -> str:
-    """Time zone in which a reference lies that is ``shift`` seconds before its UTC."""
-    hours, minutes = divmod(abs(shift) // 60, 60)
-    return f" {'-' if shift > 0 else '+'}{hours:02d}:{minutes:02d}" if shift else ""
 
 
 def _days(date: cftime.datetime) -> int:

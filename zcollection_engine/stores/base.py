@@ -2,7 +2,7 @@
 
 Four promises carry the commit protocol: an object appears whole, a read after a write sees it, an object can be
 created only if absent, and replaced only if unchanged. A store that cannot keep one of them must not be used by
-several writers.
+several writers; `ObjectStore.conditional` tells.
 """
 
 from __future__ import annotations
@@ -46,14 +46,21 @@ class StoredObject:
 
 
 class ObjectStore(Protocol):
-    """A flat space of objects below one root URL. Instances are thread-safe.
+    """A flat space of objects below one root URL. Instances are thread-safe and picklable.
 
-    All methods raise `StorageError` when the environment fails.
+    All methods raise `StorageError` when the environment fails, and `InvalidInputError` for a key that
+    `zcollection_engine.stores.keys.check_key` refuses. A conditional write whose answer was lost is settled by
+    reading back: when the object holds the bytes that were sent, the write succeeded. So bytes that must be told
+    from another writer's equal bytes carry an id of their own.
     """
 
     @property
     def url(self) -> str:
         """Root of the store, without a trailing slash."""
+
+    @property
+    def conditional(self) -> bool:
+        """Whether `create` and `replace` are exact under concurrency; if not, only one writer may use the store."""
 
     def get(self, key: str) -> StoredObject:
         """Return an object; raises `NotFoundError`."""
@@ -63,6 +70,8 @@ class ObjectStore(Protocol):
 
     def list(self, prefix: str = "", *, after: str = "") -> Iterator[ObjectInfo]:
         """Describe all objects whose key starts with ``prefix`` and sorts behind ``after``, in order of their keys.
+
+        The order is that of the keys' code points, which UTF-8 keeps.
 
         ``prefix`` is a folder ("a/b/") or empty. Objects being written are never listed.
         """

@@ -1,0 +1,216 @@
+"""The command line, ``zcollectiond``.
+
+Exit codes: 0 done; 2 the settings or the command line are wrong; 3 the daemon cannot start, cannot go on, or there is
+nothing to report on. What is not foreseen keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from daemon.errors import DaemonError, SettingsError
+
+if TYPE_CHECKING:
+    from daemon.settings import Settings
+    from zcollection_engine.stores.options import StorageOptions
+
+PROGRAM = "zcollectiond"
+
+app = typer.Typer(
+    name=PROGRAM,
+    help="Granules that land in an object store become collections of Zarr, current and whole.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Config = Annotated[Path, typer.Option("--config", "-c", metavar="PATH", help="Settings file (TOML).")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Set one key, over file and environment; may be repeated."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+_DEFAULT_CONFIG = Path("settings.toml")
+
+
+def main() -> None:
+    """Run the program; the console script."""
+    app(prog_name=PROGRAM)
+
+
+def _print_version(wanted: bool) -> None:
+    if not wanted:
+        return
+    try:
+        typer.echo(f"{PROGRAM} {version(PROGRAM)}")
+    except PackageNotFoundError:
+        typer.echo(f"{PROGRAM}, run from its sources")
+    raise typer.Exit
+
+
+@app.callback()
+def _program(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(short_help="Ingest granules, until a signal or until idle.")
+def run(
+    config: Config = _DEFAULT_CONFIG,
+    until_idle: Annotated[
+        bool, typer.Option("--until-idle", help="End when all sources are drained and every granule is settled.")
+    ] = False,
+    overrides: Overrides = None,
+) -> None:
+    """Take granules from the sources and put them into the collections, until a signal.
+
+    The first SIGINT or SIGTERM lets work in progress end; a second one ends at once.
+
+    \b
+    Example:
+      zcollectiond run --config settings.toml --until-idle --set dask.workers=4
+    """
+    with _exit_codes():
+        settings = _load(config, overrides)
+        from daemon import app as application
+        from daemon import logs
+
+        logs.configure(settings.daemon.log_format, settings.daemon.log_level)
+        asyncio.run(application.run(settings, until_idle=until_idle))
+
+
+@app.command(short_help="Granules by state, last errors, lag.")
+def status(
+    config: Config = _DEFAULT_CONFIG,
+    as_json: AsJson = False,
+    errors: Annotated[
+        int, typer.Option("--errors", metavar="N", min=0, help="Show this many of the last errors.")
+    ] = 10,
+    overrides: Overrides = None,
+) -> None:
+    """Show granules by state, the last errors, lag, and what the collections hold.
+
+    Changes nothing; works while the daemon runs and while it does not, on the machine that has its state folder.
+
+    \b
+    Example:
+      zcollectiond status --config settings.toml --errors 3
+    """
+    with _exit_codes():
+        from daemon import rendering
+        from daemon import status as reporting
+
+        settings = _load(config, overrides)
+        report = reporting.collect(settings, _storage(settings), errors=errors)
+        if as_json:
+            typer.echo(rendering.json_text(report.to_json()))
+        else:
+            reporting.render(report, rendering.make_console())
+
+
+@app.command(short_help="Partitions and variables of a collection.")
+def inspect(
+    url: Annotated[str, typer.Argument(metavar="URL", help="Root of the collection: a path, s3:// or any fsspec URL.")],
+    as_json: AsJson = False,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config", "-c", metavar="PATH", help="Settings file whose [aws] and [storage] tell how to reach S3."
+        ),
+    ] = None,
+    endpoint_url: Annotated[
+        str | None, typer.Option("--endpoint-url", metavar="URL", help="S3 service, if it is not AWS itself.")
+    ] = None,
+    region: Annotated[str | None, typer.Option("--region", metavar="NAME", help="AWS region.")] = None,
+) -> None:
+    """Show what a collection holds: a summary, its partitions, its variables.
+
+    Reads only. Credentials come from the usual AWS chain.
+
+    \b
+    Example:
+      zcollectiond inspect s3://bucket/collections/s6a --endpoint-url http://127.0.0.1:5000
+    """
+    with _exit_codes():
+        from daemon import inspection, rendering
+        from zcollection_engine.stores.options import StorageOptions
+
+        storage = _storage(_load(config)) if config else StorageOptions()
+        storage = replace(storage, endpoint_url=endpoint_url or storage.endpoint_url, region=region or storage.region)
+        report = inspection.inspect(_collection_url(url), storage)
+        if as_json:
+            typer.echo(rendering.json_text(report.to_json()))
+        else:
+            inspection.render(report, rendering.make_console())
+
+
+@contextmanager
+def _exit_codes() -> Iterator[None]:
+    """Turn foreseen errors into messages and exit codes."""
+    from zcollection_engine.errors import EngineError
+
+    try:
+        yield
+    except SettingsError as error:
+        for line in error.problems:
+            typer.echo(line, err=True)
+        raise typer.Exit(error.exit_code) from error
+    except (DaemonError, EngineError) as error:
+        code = error.exit_code if isinstance(error, DaemonError) else DaemonError.exit_code
+        typer.echo(f"{PROGRAM}: {_one_line(error)}", err=True)
+        raise typer.Exit(code) from error
+
+
+def _one_line(error: Exception) -> str:
+    from daemon.redaction import redact_text
+    from zcollection_engine.errors import ConflictError, NotFoundError, StorageError
+
+    line = redact_text(" ".join(str(error).split()))
+    match error:
+        case StorageError():
+            return f"{line}; check the address, the region, the credentials and the network, then start again"
+        case ConflictError():
+            return f"{line}; another writer changed the same thing: start again"
+        case NotFoundError():
+            return f"{line}; check the URL"
+    return line
+
+
+def _load(config: Path, overrides: Sequence[str] | None = None) -> Settings:
+    from daemon.settings import load_settings
+
+    if not config.exists():
+        raise SettingsError(
+            f"{config}: no such settings file; copy settings.example.toml, which explains every key, and adapt it,"
+            " or name another file with --config"
+        )
+    return load_settings(config, overrides=overrides or ())
+
+
+def _storage(settings: Settings) -> StorageOptions:
+    from daemon.app import storage_options
+
+    return storage_options(settings)
+
+
+def _collection_url(text: str) -> str:
+    from daemon.locations import absolute_url
+
+    try:
+        return absolute_url(text, Path())
+    except ValueError as error:
+        raise SettingsError(str(error)) from error

@@ -1,0 +1,44 @@
+"""Fixtures for all tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests import servers
+from tests.servers import S3Server
+
+
+@pytest.fixture(scope="session")
+def aws_environment() -> Iterator[None]:
+    """Credentials of the test servers, for every AWS client of the session."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in servers.AWS_UNSET:
+            patch.delenv(name, raising=False)
+        for name, value in servers.AWS_ENVIRONMENT.items():
+            patch.setenv(name, value)
+        yield
+
+
+@pytest.fixture(scope="session")
+def moto_server(aws_environment: None) -> Iterator[S3Server]:
+    """moto: S3 and SQS in this process."""
+    with servers.moto_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def seaweed_server(aws_environment: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """SeaweedFS: a real object store."""
+    try:
+        with servers.seaweed_server(tmp_path_factory.mktemp("seaweed")) as server:
+            yield server
+    except servers.ServerMissingError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def bucket(moto_server: S3Server) -> str:
+    """A fresh bucket on moto."""
+    return moto_server.new_bucket()
