@@ -9,12 +9,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 
 import structlog
-from zcollection_engine.stores.resolve import StorageOptions, open_store
 
 from daemon.compute import DaskCompute
 from daemon.health import HealthServer
 from daemon.journal import Entry, Journal, State, owned_state_dir
-from daemon.pipeline import Observer, Pipeline
+from daemon.pipeline import Lane, Observer, Pipeline
 from daemon.routing import Router, Rule
 from daemon.scheduler import Limits, PartitionScheduler
 from daemon.sdnotify import Notifier, watchdog_interval
@@ -28,6 +27,7 @@ from daemon.sources.sqs_queue import QueueSettings
 from daemon.sources.watch import WatchSource
 from daemon.target import Target
 from zcollection_engine.collection import Collection
+from zcollection_engine.stores.resolve import StorageOptions, open_store
 from zcollection_engine.transaction import Offer, Outcome
 
 _log = structlog.get_logger(__name__)
@@ -70,8 +70,7 @@ async def build(
         limits = Limits(settings.batch.max_granules, settings.batch.max_bytes)
         pipeline = Pipeline(
             _router(settings),
-            targets,
-            {n: PartitionScheduler(n, _committer(t, compute), limits) for n, t in targets.items()},
+            {n: Lane(t, PartitionScheduler(n, _committer(t, compute), limits)) for n, t in targets.items()},
             compute=compute,
             journal=journal,
             documents=documents,

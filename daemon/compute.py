@@ -12,7 +12,6 @@ from typing import Any, Self
 import dask
 import structlog
 from distributed import Client, LocalCluster
-from zcollection_engine.stores.resolve import StorageOptions
 
 from daemon import tasks
 from daemon.errors import ClusterUnavailableError
@@ -24,6 +23,7 @@ from zcollection_engine.errors import EngineError, NotFoundError
 from zcollection_engine.granules.model import GranuleSpec
 from zcollection_engine.identity import GranuleEntry
 from zcollection_engine.jobs import JobResult, PartitionJob
+from zcollection_engine.stores.resolve import StorageOptions
 
 _log = structlog.get_logger(__name__)
 
@@ -60,7 +60,7 @@ class DaskCompute:
         try:
             if not address:
                 dask.config.set(_LOCAL_CONFIG)
-                self._cluster = await LocalCluster(
+                self._cluster = await LocalCluster(  # type: ignore[no-untyped-call]
                     n_workers=self._settings.workers,
                     threads_per_worker=1,
                     processes=True,
@@ -70,7 +70,9 @@ class DaskCompute:
                     protocol="tcp",
                     host="127.0.0.1",
                 )
-            self._client = await Client(address or self._cluster, asynchronous=True, set_as_default=False)
+            self._client = await Client(  # type: ignore[no-untyped-call]
+                address or self._cluster, asynchronous=True, set_as_default=False
+            )
         except (OSError, TimeoutError) as error:
             await self._close()
             raise ClusterUnavailableError(

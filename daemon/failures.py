@@ -53,10 +53,9 @@ def judge(error: BaseException) -> Failure:
             return Failure(Kind.SKIP, error.code, error.message, error)
         case InvalidInputError():
             return Failure(Kind.QUARANTINE, error.code, error.message, error)
-        case NotFoundError():
-            return Failure(Kind.RETRY, "missing", error.message, error)
         case EngineError():
-            return Failure(Kind.RETRY, error.code, error.message, error)
+            reason = "missing" if isinstance(error, NotFoundError) else error.code
+            return Failure(Kind.RETRY, reason, error.message, error)
         case KilledWorker():
             return Failure(
                 Kind.QUARANTINE,

@@ -172,7 +172,8 @@ def render(inspection: Inspection, console: Console) -> None:
     if table.row_count:
         console.print(table)
     else:
-        console.print("No partitions yet.\n")
+        console.print("No partitions yet.")
+    console.print()
     console.print(_variables(inspection.schema))
 
 

@@ -40,6 +40,14 @@ class Observer(Protocol):
         """A granule is in, skipped or quarantined."""
 
 
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """A collection and the scheduler of its transactions."""
+
+    target: Target
+    scheduler: PartitionScheduler
+
+
 @dataclass(eq=False)
 class Work:
     """A granule on its way, and every delivery that waits for it."""
@@ -55,8 +63,8 @@ class Pipeline:
 
     Parameters
     ----------
-    router, targets, schedulers
-        Where granules go; targets and schedulers by the collection's name.
+    router, lanes
+        Where granules go; lanes by the collection's name.
     compute
         Where they are read and merged.
     journal, documents
@@ -70,8 +78,7 @@ class Pipeline:
     def __init__(
         self,
         router: Router,
-        targets: Mapping[str, Target],
-        schedulers: Mapping[str, PartitionScheduler],
+        lanes: Mapping[str, Lane],
         *,
         compute: DaskCompute,
         journal: Journal,
@@ -80,8 +87,7 @@ class Pipeline:
         observer: Observer | None = None,
     ) -> None:
         self._router = router
-        self._targets = targets
-        self._schedulers = schedulers
+        self._lanes = lanes
         self._compute = compute
         self._journal = journal
         self._documents = documents
@@ -100,7 +106,7 @@ class Pipeline:
     def knows(self, ref: ObjectRef) -> bool:
         """Tell whether an object needs no work: it is settled, or goes nowhere. Answers without any request."""
         collection = self._router.route(ref).collection
-        return collection is None or self._settled(self._targets[collection], ref) is not None
+        return collection is None or self._settled(self._lanes[collection].target, ref) is not None
 
     async def take(self, source: Source, delivery: Delivery) -> None:
         """Start the way of a delivered object."""
@@ -111,7 +117,7 @@ class Pipeline:
             _log.debug("left alone", granule=ref.key, reason=route.reason)
             self._spawn(self._acknowledge(source, delivery))
             return
-        target = self._targets[route.collection]
+        target = self._lanes[route.collection].target
         known = self._settled(target, ref)
         if known is not None:
             self.left_alone[known] += 1
@@ -149,8 +155,8 @@ class Pipeline:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for scheduler in self._schedulers.values():
-            await scheduler.close()
+        for lane in self._lanes.values():
+            await lane.scheduler.close()
         return left
 
     def _settled(self, target: Target, ref: ObjectRef) -> str | None:
@@ -232,7 +238,7 @@ class Pipeline:
         entry = reading.entry
         work.entry = replace(work.entry, etag=entry.identity.etag, size=entry.identity.size)
         with context(partitions=sorted(entry.shares)):
-            verdict, commit = await self._schedulers[target.name].merge(Offer(entry, reading))
+            verdict, commit = await self._lanes[target.name].scheduler.merge(Offer(entry, reading))
             if verdict is Verdict.SUPERSEDED:
                 await self._refuse(work, _superseded(entry))
                 return

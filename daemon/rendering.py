@@ -30,10 +30,17 @@ def make_console(stream: TextIO | None = None) -> Console:
 
 def make_table(title: str, *columns: str, right: tuple[str, ...] = ()) -> Table:
     """Return a table whose cells wrap rather than lose text; columns named in ``right`` hold numbers."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
+    )
     for column in columns:
         justify: Literal["left", "right"] = "right" if column in right else "left"
-        table.add_column(column, justify=justify, overflow="fold", min_width=len(column))
+        table.add_column(column, justify=justify, overflow="fold")
     return table
 
 

@@ -11,7 +11,7 @@ from daemon.compute import DaskCompute, DaskExecutor
 from daemon.errors import SettingsError
 from daemon.settings_data import CollectionSettings, DatePartitioningSettings
 from daemon.sources.base import ObjectRef
-from daemon.tasks import Proposal, ReadRequest
+from daemon.tasks import ReadRequest
 from zcollection_engine import (
     Collection,
     DatePartitioning,
@@ -88,16 +88,12 @@ class Target:
 
         Raises what reading the granule raises: then the next granule may try.
         """
-        if self._collection is not None:
-            return self._collection
         async with self._founding:
-            if self._collection is None:
-                proposal: Proposal = await compute.propose(self.request(ref), self.settings.chunk_rows)
-                await self._create(self._schema or proposal.schema, proposal.granule)
-                _log.info("collection created", collection=self.name, url=self.settings.url, granule=ref.key)
-        if self._collection is None:
-            raise NotFoundError(f"{self.settings.url}: the collection could not be created")
-        return self._collection
+            if self._collection is not None:
+                return self._collection
+            proposal = await compute.propose(self.request(ref), self.settings.chunk_rows)
+            _log.info("creating the collection", collection=self.name, url=self.settings.url, granule=ref.key)
+            return await self._create(self._schema or proposal.schema, proposal.granule)
 
     def request(self, ref: ObjectRef) -> ReadRequest:
         return ReadRequest(ref, self.spec, self._storage)
@@ -110,9 +106,9 @@ class Target:
         if self._collection is not None:
             await asyncio.to_thread(self._collection.publish_arrays)
 
-    async def _create(self, schema: Schema, immutable: Granule | None) -> None:
+    async def _create(self, schema: Schema, immutable: Granule | None) -> Collection:
         try:
-            self._collection = await asyncio.to_thread(
+            collection = await asyncio.to_thread(
                 create_collection,
                 self.settings.url,
                 schema,
@@ -124,9 +120,11 @@ class Target:
             )
         except ConflictError:
             # Another daemon founded it at the same time; its decision stands.
-            await self._open()
+            return await self._open()
+        self._collection = collection
+        return collection
 
-    async def _open(self) -> None:
+    async def _open(self) -> Collection:
         collection = await asyncio.to_thread(
             open_collection, self.settings.url, mode="w", storage=self._storage, writer=self._writer
         )
@@ -149,6 +147,7 @@ class Target:
         if problems:
             raise SettingsError(*problems)
         self._collection = collection
+        return collection
 
     def _partitioning(self) -> Partitioning:
         rule = self.settings.partitioning

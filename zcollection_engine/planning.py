@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from zcollection_engine.commits.state import CollectionState
+from zcollection_engine.errors import InvalidGranuleError
 from zcollection_engine.identity import GranuleEntry
 from zcollection_engine.merging import Change, Interval, Share, overlap, uncovered
 
@@ -91,7 +92,13 @@ def make_plan(state: CollectionState, offered: Sequence[GranuleEntry], gone: Mem
         Granules with their shares.
     gone
         Ids of granules that cannot be read again.
+
+    Raises
+    ------
+    InvalidGranuleError
+        If two granules with different identities have the same id.
     """
+    _check_ids(state, offered)
     verdicts = _judge(state, offered)
     accepted = tuple({e.id: e for e in offered if verdicts[e.id] is Verdict.COMMITTED}.values())
     replaced = tuple(
@@ -111,6 +118,19 @@ def make_plan(state: CollectionState, offered: Sequence[GranuleEntry], gone: Mem
     return Plan(
         state.number, verdicts, accepted, replaced, tuple(partitions), tuple(restorable.values()), tuple(lost.values())
     )
+
+
+def _check_ids(state: CollectionState, offered: Iterable[GranuleEntry]) -> None:
+    """Refuse two identities with one id: their rows could not be told apart."""
+    seen: dict[int, GranuleEntry] = {}
+    for entry in offered:
+        other = state.ledger.get(entry.id) or seen.setdefault(entry.id, entry)
+        if other.identity != entry.identity:
+            raise InvalidGranuleError(
+                f"{entry.identity.key!r} and {other.identity.key!r} have the same 64-bit id {entry.id}; write the"
+                " object again under another name",
+                reason="id_collision",
+            )
 
 
 def _judge(state: CollectionState, offered: Sequence[GranuleEntry]) -> dict[int, Verdict]:

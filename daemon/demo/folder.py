@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -151,9 +151,9 @@ class DemoFolder:
         self.settings.write_text(text, "utf-8")
         self.watch_settings.write_text(_WATCH_SETTINGS.format(**common), "utf-8")
 
-    def write_collection(self, objects: Mapping[str, bytes]) -> None:
-        """Write the objects of the collection as files, by key relative to its root."""
-        for key, data in objects.items():
+    def write_collection(self, objects: Iterable[tuple[str, bytes]]) -> None:
+        """Write the objects of the collection as files: keys relative to its root, and their bytes."""
+        for key, data in objects:
             path = self.collection / key
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)

@@ -205,6 +205,24 @@ def test_attributes_that_change_the_meaning_must_agree(found: dict[str, str], ex
     assert "another meaning" in refusal(variable([1], **found), variable([1], **expected))
 
 
+@pytest.mark.parametrize(
+    ("units", "calendars", "fits"),
+    [
+        ("seconds since 2000-01-01", ("standard", "proleptic_gregorian"), True),
+        ("days since 0001-01-01", ("standard", "proleptic_gregorian"), False),
+        ("days since 0001-01-01", ("standard", "Gregorian"), True),
+        ("days since 2000-01-01", ("standard", "noleap"), False),
+        ("UTC seconds since 2000", ("standard", "gregorian"), True),
+    ],
+)
+def test_calendars_must_count_alike(units: str, calendars: tuple[str, str], fits: bool) -> None:
+    theirs, ours = (variable([1], units=units, calendar=calendar) for calendar in calendars)
+    if fits:
+        assert fitted(theirs, ours).attributes["calendar"] == calendars[1]
+    else:
+        assert "calendar" in refusal(theirs, ours)
+
+
 def test_attributes_that_only_describe_may_differ() -> None:
     ours = variable([1], units="1", long_name="old", comment="a", calendar="Gregorian")
     result = fitted(variable([1], long_name="new", calendar="standard", _Unsigned="false"), ours)

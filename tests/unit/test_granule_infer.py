@@ -90,7 +90,7 @@ def test_a_table_without_time_and_inner_dimensions_keep_their_sizes() -> None:
     assert schema.sizes == {"time": None, "basin_name_dim": 5, "src_flag_dim": 6}
     assert schema["source_flag"].chunks == (4096, 6)
     assert schema["ssh"].fill_value == 1.7976931348623157e308
-    assert schema["latitude"].fill_value is math.nan
+    assert repr(schema["latitude"].fill_value) == "nan"
     assert set(schema.attributes) == {"Conventions", "title", "project", "creator_email"}
 
 

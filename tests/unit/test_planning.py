@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.engine_support import entry
 
+from tests.engine_support import entry
 from zcollection_engine.commits.records import Commit, Creation, PartitionChange
 from zcollection_engine.commits.state import CollectionState
 from zcollection_engine.errors import InvalidInputError

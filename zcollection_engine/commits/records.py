@@ -168,12 +168,12 @@ def decode(data: bytes, *, name: str) -> Record:
             raise FormatError(
                 f"{name} has format version {version}; this zcollectiond reads up to {FORMAT_VERSION}: use a newer one"
             )
-        return _decode(body)
+        return _decode(body, name)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise FormatError(f"{name} is not a record of a commit log: {error!r}") from error
 
 
-def _decode(body: Mapping[str, Any]) -> Record:
+def _decode(body: Mapping[str, Any], name: str) -> Record:
     common = {"transaction": body["transaction"], "time": _parse_time(body["time"])}
     match body["kind"]:
         case Creation.kind:
@@ -201,7 +201,7 @@ def _decode(body: Mapping[str, Any]) -> Record:
                 published=body["published"],
             )
         case kind:
-            raise FormatError(f"record kind {kind!r} is not known to this version; use a newer zcollectiond")
+            raise FormatError(f"{name}: record kind {kind!r} is not known to this version; use a newer zcollectiond")
 
 
 def _change_to_json(change: PartitionChange) -> dict[str, Any]:
@@ -229,4 +229,7 @@ def _time(value: datetime) -> str:
 
 
 def _parse_time(text: str) -> datetime:
-    return datetime.fromisoformat(text)
+    time = datetime.fromisoformat(text)
+    if time.tzinfo is None:
+        raise ValueError(f"the time {text!r} has no time zone")
+    return time

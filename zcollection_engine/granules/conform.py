@@ -13,11 +13,8 @@ import numpy.typing as npt
 from zcollection_engine.errors import SchemaMismatchError
 from zcollection_engine.granules.model import Granule, GranuleVariable
 from zcollection_engine.granules.recode import RecodeError, recode
+from zcollection_engine.granules.timeunits import UnitsError, is_time_units, parse_time_units
 from zcollection_engine.schema import PROVENANCE, Schema, Variable
-
-#: Attributes that change what stored values mean. Others only describe, granules may differ in them.
-_MEANING = ("units", "calendar", "_Unsigned")
-_DIMENSIONLESS = frozenset({"", "1"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,22 +114,42 @@ def _check_shape(
 
 
 def _check_meaning(found: GranuleVariable, variable: Variable, subject: _Subject) -> None:
-    for key in _MEANING:
-        ours, theirs = variable.attributes.get(key), found.attributes.get(key)
-        if _normal(key, ours) != _normal(key, theirs):
+    for key, normal in _MEANING.items():
+        if normal(variable.attributes) != normal(found.attributes):
+            theirs, ours = found.attributes.get(key), variable.attributes.get(key)
             subject.reject(
                 f"{key} {theirs!r}", f"{key} {ours!r}", "its values have another meaning: convert them first"
             )
 
 
-def _normal(key: str, value: object) -> str:
-    text = "" if value is None else str(value).strip()
-    if key == "units":
-        return "" if text in _DIMENSIONLESS else text
-    text = text.lower()
-    if key == "_Unsigned":
-        return "" if text == "false" else text
-    return "standard" if text in {"", "gregorian"} else text
+def _units(attributes: Mapping[str, Any]) -> str:
+    text = str(attributes.get("units") or "").strip()
+    return "" if text == "1" else text
+
+
+def _calendar(attributes: Mapping[str, Any]) -> str:
+    """Return what the calendar adds to the units of a time: nothing, if both Gregorian ones count alike."""
+    units = attributes.get("units")
+    if not is_time_units(units):
+        return ""
+    calendar = str(attributes.get("calendar") or "standard").strip().lower()
+    try:
+        modern = parse_time_units(str(units)).reference[0] > 1582
+    except UnitsError:
+        modern = False
+    if calendar == "gregorian" or (modern and calendar == "proleptic_gregorian"):
+        return "standard"
+    return calendar
+
+
+def _signedness(attributes: Mapping[str, Any]) -> str:
+    text = str(attributes.get("_Unsigned") or "false").strip().lower()
+    return "" if text == "false" else text
+
+
+#: Attributes that change what stored values mean, and their normal form. Others only describe: granules may differ in
+#: them.
+_MEANING = {"units": _units, "calendar": _calendar, "_Unsigned": _signedness}
 
 
 def _fit_text(found: GranuleVariable, variable: Variable, subject: _Subject) -> npt.NDArray[Any]:
