@@ -1,7 +1,7 @@
 """The command line, ``zcollectiond``.
 
 Exit codes: 0 done; 2 the settings or the command line are wrong; 3 the daemon cannot start, cannot go on, or there is
-nothing to report on. What is not foreseen keeps its traceback.
+nothing to report on; 1 all else: what is not foreseen, with its traceback, and a demonstration with a surprise.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ Overrides = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 _DEFAULT_CONFIG = Path("settings.toml")
+_DEMO_FOLDER = Path("demo")
 
 
 def main() -> None:
@@ -156,6 +157,27 @@ def inspect(
             typer.echo(rendering.json_text(report.to_json()))
         else:
             inspection.render(report, rendering.make_console())
+
+
+@app.command(short_help="See it work, with S3, SQS and granules of its own.")
+def demo(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Where its files go; a former demonstration is replaced.")
+    ] = _DEMO_FOLDER,
+) -> None:
+    """Run the daemon on synthetic granules, an S3 and an SQS that live inside this process, and show what comes out.
+
+    Needs the extra "demo": pip install "zcollectiond[demo]". Takes about a minute.
+
+    \b
+    Example:
+      zcollectiond demo
+    """
+    with _exit_codes():
+        from daemon.demo.command import demo as demonstrate
+
+        code = demonstrate(folder)
+    raise typer.Exit(code)
 
 
 @contextmanager

@@ -11,12 +11,15 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from daemon.failures import Failure
 from daemon.journal import Entry, State
 from zcollection_engine.errors import ConflictError, FormatError, NotFoundError, PreconditionFailedError
 from zcollection_engine.stores.base import ObjectStore
+
+if TYPE_CHECKING:
+    # At run time it would bring Dask along, which "status" can do without.
+    from daemon.failures import Failure
 
 FORMAT_VERSION = 1
 _FOLDERS = {State.QUARANTINED: "quarantine", State.SKIPPED: "skipped"}

@@ -301,7 +301,9 @@ def _render_granules(status: Status, console: Console) -> None:
             if reason:
                 reasons.add_row(styled(collection.name), state.value, styled(reason), f"{number:,}")
     if reasons.row_count:
+        console.print()
         console.print(reasons)
+    console.print()
 
 
 def _render_holdings(status: Status, console: Console) -> None:
@@ -310,15 +312,16 @@ def _render_holdings(status: Status, console: Console) -> None:
     for collection in status.collections:
         holdings = collection.holdings
         if holdings is not None and holdings.state == "open":
-            numbers = (holdings.rows, holdings.partitions, holdings.granules, holdings.commit)
-            cells = ("-" if number is None else f"{number:,}" for number in numbers)
-            table.add_row(styled(collection.name), *cells, short(holdings.committed))
+            numbers = (f"{number:,}" for number in (holdings.rows, holdings.partitions, holdings.granules))
+            commit = "-" if holdings.commit is None else str(holdings.commit)
+            table.add_row(styled(collection.name), *numbers, commit, short(holdings.committed))
     if table.row_count:
         console.print(table)
     for collection in status.collections:
         note = _note(collection)
         if note:
             console.print(styled(note, "yellow"), soft_wrap=True)
+    console.print()
 
 
 def _note(collection: CollectionStatus) -> str:
@@ -341,13 +344,13 @@ def _render_lag(status: Status, console: Console) -> None:
         cells = [seconds(v) for v in (latency.p50, latency.p95, latency.max)] if latency else ["-"] * 3
         since = _waiting_since(collection.oldest) if collection.oldest else None
         table.add_row(styled(collection.name), *cells, seconds((status.time - since).total_seconds()) if since else "-")
-    console.print()
     console.print(table)
 
 
 def _render_errors(status: Status, console: Console) -> None:
     if not status.errors:
         return
+    console.print()
     console.print("Last errors", style="bold")
     for entry in status.errors:
         attempts = f"{entry.attempts} attempt{'' if entry.attempts == 1 else 's'}"
@@ -357,4 +360,4 @@ def _render_errors(status: Status, console: Console) -> None:
         lines = [f"{entry.bucket}/{entry.key}" if entry.bucket else entry.key, redact_text(entry.message)]
         document = _document(entry, status.state_url)
         for line in (*lines, *([f"details: {document}"] if document else [])):
-            console.print(Padding(styled(line), (0, 0, 0, 2)))
+            console.print(Padding(styled(line), (0, 0, 0, 2), expand=False))

@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ import botocore.session
 HOST = "127.0.0.1"
 REGION = "us-east-1"
 ACCESS_KEY = "testing"
-SECRET_KEY = "testing-secret"
+SECRET_KEY = "testing-secret"  # noqa: S105 - opens nothing but the servers below
 
 #: Read by every AWS client; together they keep each from the machine's own accounts and from the instance metadata.
 AWS_ENVIRONMENT: Mapping[str, str] = {
@@ -62,7 +63,7 @@ class S3Server:
     @contextmanager
     def client(self, service: str = "s3") -> Iterator[Any]:
         """Yield a botocore client of the server."""
-        client = botocore.session.get_session().create_client(
+        client = _session().create_client(
             service,
             endpoint_url=self.endpoint_url,
             region_name=REGION,
@@ -80,6 +81,12 @@ class S3Server:
         with self.client() as client:
             client.create_bucket(Bucket=name)
         return name
+
+
+@cache
+def _session() -> Any:
+    """Return the one session whose service descriptions, slow to load, all clients share."""
+    return botocore.session.get_session()
 
 
 @contextmanager

@@ -56,9 +56,7 @@ def row_chunks(rows: int, inner: Sequence[int], itemsize: int) -> tuple[int, ...
 
 
 def whole_chunks(shape: Sequence[int], itemsize: int) -> tuple[int, ...]:
-    """Return one chunk for all of an array; the first dimensions are halved until it is within
-    `MAX_CHUNK_NBYTES`.
-    """
+    """Return one chunk for all of an array; the first dimensions are halved until it is within `MAX_CHUNK_NBYTES`."""
     chunks = [max(1, size) for size in shape]
     for place in range(len(chunks)):
         while chunks[place] > 1 and itemsize * math.prod(chunks) > MAX_CHUNK_NBYTES:

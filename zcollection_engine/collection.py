@@ -259,7 +259,7 @@ class Collection:
 
 
 def create_collection(
-    url: str,
+    url: str | ObjectStore,
     schema: Schema,
     partitioning: Partitioning,
     *,
@@ -274,7 +274,7 @@ def create_collection(
     Parameters
     ----------
     url
-        A folder on POSIX, ``s3://bucket/prefix`` or any fsspec URL.
+        A folder on POSIX, ``s3://bucket/prefix`` or any fsspec URL; or a store that is open already.
     schema, partitioning
         See `zcollection_engine.schema` and `zcollection_engine.partitioning`.
     strategy
@@ -291,14 +291,14 @@ def create_collection(
     InvalidInputError
         If schema and partitioning do not fit each other, or immutable values are missing.
     """
-    store = open_store(url, storage or StorageOptions())
+    store = _store(url, storage)
     config = CollectionConfig(schema, partitioning, strategy or TimeSeries())
     create(store, config, immutable=immutable, clock=clock or SystemClock())
-    return open_collection(url, mode="w", storage=storage, writer=writer, clock=clock)
+    return open_collection(store, mode="w", storage=storage, writer=writer, clock=clock)
 
 
 def open_collection(
-    url: str,
+    url: str | ObjectStore,
     *,
     mode: Literal["r", "w"] = "r",
     storage: StorageOptions | None = None,
@@ -319,7 +319,7 @@ def open_collection(
     if mode not in ("r", "w"):
         raise InvalidInputError(f'mode {mode!r} is unknown; use "r" or "w"')
     options = storage or StorageOptions()
-    store = open_store(url, options)
+    store = _store(url, options)
     ticking = clock or SystemClock()
     state = CollectionState()
     state.apply_all(CommitLog(store, ticking).load())
@@ -333,3 +333,7 @@ def open_collection(
     active = Writer(store, ref, config, state, options=behaviour, clock=ticking)
     active.roll_forward()
     return Collection(store, ref, config, state, writer=active, clock=ticking)
+
+
+def _store(url: str | ObjectStore, storage: StorageOptions | None) -> ObjectStore:
+    return open_store(url, storage or StorageOptions()) if isinstance(url, str) else url

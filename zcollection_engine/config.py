@@ -15,6 +15,7 @@ from zcollection_engine.merging import Strategy, strategy_from_json
 from zcollection_engine.partitioning import Partitioning, partitioning_from_json
 from zcollection_engine.schema import Schema
 from zcollection_engine.schema_json import schema_from_json, schema_to_json
+from zcollection_engine.stores.base import ObjectStore
 from zcollection_engine.stores.resolve import StorageOptions, open_store
 
 CONFIG_KEY = "_zcollection.json"
@@ -74,9 +75,15 @@ class CollectionRef:
 
 
 @lru_cache(maxsize=64)
+def resolve_store(url: str, options: StorageOptions) -> ObjectStore:
+    """Return a collection's store, kept open by this process."""
+    return open_store(url, options)
+
+
+@lru_cache(maxsize=64)
 def resolve_config(ref: CollectionRef) -> tuple[CollectionConfig, Creation]:
     """Read a collection's configuration from its log, once in a process."""
-    creation = CommitLog(open_store(ref.url, ref.options)).read(0)
+    creation = CommitLog(resolve_store(ref.url, ref.options)).read(0)
     if not isinstance(creation, Creation) or creation.transaction != ref.creation:
         raise FormatError(f"{ref.url}: the collection was made anew since this job was planned")
     return CollectionConfig.from_json(creation.config, name=f"{ref.url}/{CONFIG_KEY}"), creation

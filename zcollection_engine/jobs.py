@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from zcollection_engine.commits.grants import GrantCheck
 from zcollection_engine.commits.log import CommitLog
-from zcollection_engine.config import CollectionConfig, CollectionRef, resolve_config
+from zcollection_engine.config import CollectionConfig, CollectionRef, resolve_config, resolve_store
 from zcollection_engine.granules.model import Granule
 from zcollection_engine.layout import keyspaces
 from zcollection_engine.layout.chunkstore import ChunkStore, ChunkWriter, open_variable
@@ -26,7 +26,6 @@ from zcollection_engine.layout.documents import Version, render
 from zcollection_engine.merging import Change, Interval, Selection, select
 from zcollection_engine.schema import PROVENANCE, Schema, Variable
 from zcollection_engine.stores.base import ObjectStore
-from zcollection_engine.stores.resolve import open_store
 
 Values = npt.NDArray[Any]
 
@@ -101,7 +100,7 @@ def run_job(job: PartitionJob, granules: Sequence[Granule], store: ObjectStore |
     FencedError
         If another writer took the partition over; nothing published was touched.
     """
-    objects = store or open_store(job.collection.url, job.collection.options)
+    objects = store or resolve_store(job.collection.url, job.collection.options)
     config, _ = resolve_config(job.collection)
     check = GrantCheck(CommitLog(objects), job.token, (job.partition,))
     with objects.exclusive(job.partition):

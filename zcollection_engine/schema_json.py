@@ -180,9 +180,7 @@ _KINDS: Mapping[type, str] = {
 
 @dataclass(frozen=True, slots=True)
 class _Reader:
-    """Reads a document; ``strict`` refuses members that it does not know and allows the comforts of a user's
-    file.
-    """
+    """Reads a document; ``strict`` refuses members that it does not know and allows the comforts of a user's file."""
 
     strict: bool
 

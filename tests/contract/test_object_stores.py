@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
-from tests.servers import S3Server
 
+from tests.servers import S3Server
 from zcollection_engine.errors import (
     InvalidInputError,
     NotFoundError,
@@ -41,7 +41,7 @@ ODD_KEYS = (
     "one+two",
     "100%/%41%2F",
     "été/données-日本-💧.nc",
-    "quotes'\"/back\\slash",
+    "quotes'\"`",
     "q?x#y&z",
     "[x]*{y}",
     ".zcommits/00000000000000000001.json",
@@ -71,7 +71,6 @@ def _open(backend: str, request: pytest.FixtureRequest) -> ObjectStore:
     client, _, name = backend.partition("-")
     server: S3Server = request.getfixturevalue(f"{name}_server")
     options = StorageOptions(endpoint_url=server.endpoint_url, s3_client="s3fs" if client == "s3fs" else "obstore")
-    # A file system has no "a" beside "a/b", and SeaweedFS keeps a bucket in one.
     return open_store(f"s3://{server.new_bucket()}/a folder", options)
 
 
@@ -207,7 +206,7 @@ class TestAnyStore:
         store.delete(key)
         assert list(store.list()) == []
 
-    @pytest.mark.parametrize("key", ["", "/a", "a/", "a//b", ".", "a/../b", "a/./b", "a\x00b", "a\nb"])
+    @pytest.mark.parametrize("key", ["", "/a", "a/", "a//b", ".", "a/../b", "a/./b", "a\x00b", "a\nb", "a\\b"])
     def test_a_key_that_stores_do_not_agree_on_is_refused(self, store: ObjectStore, key: str) -> None:
         for call in (store.get, store.head, store.delete, lambda k: store.create(k, b"1")):
             with pytest.raises(InvalidInputError, match="key"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import netCDF4
 import numpy as np
@@ -26,7 +27,7 @@ Shape = tuple[bool, tuple[int, ...], str]
 
 def write(path: Path, model: str, variables: list[Shape], *, records: int, attributes: int = 0) -> bytes:
     """Write a file: each variable along the records or not, with inner sizes and a dtype."""
-    with netCDF4.Dataset(path, "w", format=model) as dataset:
+    with netCDF4.Dataset(path, "w", format=cast("Any", model)) as dataset:
         dataset.createDimension("record", None)
         for number in range(attributes):
             dataset.setncattr(f"attribute{'x' * number}", "v" * number)

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import netCDF4
 import numpy as np
@@ -30,7 +30,7 @@ def make(tmp_path: Path) -> Callable[..., bytes]:
 
     def write(build: Build, model: str = "NETCDF4", rows: int | None = 3) -> bytes:
         path = tmp_path / "granule.nc"
-        with netCDF4.Dataset(path, "w", format=model) as dataset:
+        with netCDF4.Dataset(path, "w", format=cast("Any", model)) as dataset:
             dataset.createDimension("time", rows)
             time = dataset.createVariable("time", "f8", ("time",))
             time.units = "seconds since 2000-01-01"

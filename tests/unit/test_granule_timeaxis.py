@@ -201,7 +201,7 @@ def test_a_date_that_the_real_calendar_lacks_is_refused(calendar: str, value: in
         ("days since 2000-01-01 00:00 +02:00", {"calendar": "noleap"}),
     ],
 )
-def test_undecodable_units_are_refused_and_quoted(units: str, attributes: dict[str, str]) -> None:
+def test_undecodable_units_are_refused_and_quoted(units: str, attributes: dict[str, Any]) -> None:
     error = refusal([1.0], units, **attributes)
     assert error.code == "axis_undecodable"
     assert repr(units) in str(error)

@@ -34,8 +34,7 @@ def fill_values(dtype: str) -> st.SearchStrategy[Any]:
         return st.none() | st.text()
     kind = np.dtype(dtype).kind
     if kind == "f":
-        width = 32 if dtype == "<f4" else 64
-        floats = st.floats(width=width, allow_nan=False)
+        floats = st.floats(width=32 if dtype == "<f4" else 64, allow_nan=False)
         return st.none() | st.just(math.nan) | floats | st.just(float(np.finfo(dtype).max))
     if kind == "b":
         return st.none() | st.booleans()
@@ -56,8 +55,8 @@ def schemas(draw: st.DrawFn) -> Schema:
         chunks = tuple(draw(st.integers(1, 99)) for _ in dimensions)
         fill_value = draw(fill_values(dtype))
         variables.append(Variable(f"v/{path}", dtype, dimensions, chunks, fill_value, draw(ATTRIBUTES)))
-    dimensions = [Dimension("rows", None), *(Dimension(name, size) for name, size in inner.items())]
-    return Schema(axis, "rows", tuple(dimensions), tuple(variables), draw(ATTRIBUTES))
+    declared = (Dimension("rows", None), *(Dimension(name, size) for name, size in inner.items()))
+    return Schema(axis, "rows", declared, tuple(variables), draw(ATTRIBUTES))
 
 
 @settings(max_examples=150, deadline=None)

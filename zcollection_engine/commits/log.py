@@ -91,22 +91,29 @@ class CommitLog:
         """
         data = encode(record)
         key = record_key(number)
+        last: StorageError | None = None
         for attempt in range(_PUT_ATTEMPTS):
+            if attempt:
+                self._clock.sleep(random.uniform(0, 0.1 * 2**attempt))  # noqa: S311 - jitter, no secret
             try:
-                self._store.create(key, data)
-            except PreconditionFailedError:
-                winner = self.read(number)
-                if encode(winner) == data:
-                    return
-                raise NumberTakenError(f"{self._store.url}/{key} was taken by another writer", winner=winner) from None
+                winner = self._create(number, data)
             except StorageError as error:
                 last = error
-                self._clock.sleep(random.uniform(0, 0.1 * 2**attempt))  # noqa: S311 - jitter, no secret
-            else:
-                return
+                continue
+            if winner is not None and encode(winner) != data:
+                raise NumberTakenError(f"{self._store.url}/{key} was taken by another writer", winner=winner)
+            return
         raise OutcomeUnknownError(
             f"{self._store.url}/{key}: {_PUT_ATTEMPTS} tries without an answer; the last one said: {last}"
         ) from last
+
+    def _create(self, number: int, data: bytes) -> Record | None:
+        """Create a record; return the one that has the number if there is one already."""
+        try:
+            self._store.create(record_key(number), data)
+        except PreconditionFailedError:
+            return self.read(number)
+        return None
 
     @staticmethod
     def _number(key: str) -> int:
@@ -115,4 +122,4 @@ class CommitLog:
 
 def _is_record(key: str) -> bool:
     name = key.removeprefix(FOLDER)
-    return len(name) == 25 and name.endswith(".json") and name[:20].isdecimal()
+    return len(name) == 25 and name.endswith(".json") and name[:20].isascii() and name[:20].isdecimal()

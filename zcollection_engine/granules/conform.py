@@ -76,10 +76,8 @@ def _fit(granule: Granule, variable: Variable, schema: Schema) -> GranuleVariabl
     found = granule.variables.get(variable.path)
     if found is None:
         raise SchemaMismatchError(
-            f"{granule.name}: variable {variable.path!r} is missing, the collection has it as "
-            f"{variable.dtype} "
-            f"{variable.dimensions}; check 'include' in the collection's settings, or whether this is "
-            "another product",
+            f"{granule.name}: variable {variable.path!r} is missing, the collection has it as {variable.dtype} "
+            f"{variable.dimensions}; check 'include' in the collection's settings, or whether this is another product",
             granule=granule.name,
             variable=variable.path,
         )

@@ -58,8 +58,7 @@ def openable(data: bytes, name: str) -> bytes:
 def _check_size(found: int, implied: int, name: str) -> None:
     if found < implied:
         raise InvalidGranuleError(
-            f"{name}: truncated: the file has {found} bytes, its header implies {implied}; it was cut on the "
-            "way, "
+            f"{name}: truncated: the file has {found} bytes, its header implies {implied}; it was cut on the way, "
             "deliver it again",
             reason="truncated",
         )
@@ -81,9 +80,7 @@ def _hdf5_size(data: bytes) -> int:
 
 
 def _has_user_block(data: bytes) -> bool:
-    """Tell whether an HDF5 signature stands behind a block of the user's own (512 bytes, or a doubling of
-    that).
-    """
+    """Tell whether an HDF5 signature stands behind a block of the user's own (512 bytes, or a doubling of that)."""
     offset = 512
     while offset < len(data):
         if data.startswith(_HDF5, offset):

@@ -130,8 +130,7 @@ def _dimensions(granule: Granule) -> tuple[Dimension, ...]:
         for name, size in zip(found.dimensions, found.values.shape, strict=True):
             if sizes.setdefault(name, size) != size:
                 raise InvalidGranuleError(
-                    f"{granule.name}: variable {path!r} has {size} values along {name!r}, other variables "
-                    "have "
+                    f"{granule.name}: variable {path!r} has {size} values along {name!r}, other variables have "
                     f"{sizes[name]}; exclude one of them",
                     reason="dimension_conflict",
                     granule=granule.name,

@@ -37,9 +37,7 @@ class GranuleSpec:
 
 @dataclass(frozen=True, slots=True)
 class GranuleVariable:
-    """One variable as found: raw (packed) values, shape by ``dimensions``; text as Python strings (dtype
-    object).
-    """
+    """One variable as found: raw (packed) values, shape by ``dimensions``; text as Python strings (dtype object)."""
 
     dimensions: tuple[str, ...]
     values: npt.NDArray[Any]

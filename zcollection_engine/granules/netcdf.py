@@ -103,9 +103,8 @@ def read_netcdf(data: bytes, spec: GranuleSpec, *, name: str) -> Granule:
         raise
     except _LIBRARY_ERRORS as error:
         raise InvalidGranuleError(
-            f"{name}: the netCDF library cannot read this file of {len(data)} bytes ({error}); it is "
-            "damaged, have "
-            "the granule delivered again",
+            f"{name}: the netCDF library cannot read this file of {len(data)} bytes ({error}); it is damaged, have the "
+            "granule delivered again",
             reason="unreadable",
             granule=name,
         ) from error
@@ -151,9 +150,7 @@ def _extract(dataset: netCDF4.Dataset, selection: Selection, name: str) -> _Foun
 
 
 def _walk(dataset: netCDF4.Dataset) -> Iterator[tuple[str, _Entry]]:
-    """Iterate over all variables by absolute path. A dimension is that of the nearest group which defines its
-    name.
-    """
+    """Iterate over all variables by absolute path. A dimension is that of the nearest group which defines its name."""
     pending: list[tuple[netCDF4.Dataset, dict[str, str]]] = [(dataset, {})]
     while pending:
         group, outer = pending.pop()
@@ -176,8 +173,7 @@ def _axis(entries: Mapping[str, _Entry], path: str, name: str) -> _Entry:
         )
     if len(entry.variable.dimensions) != 1:
         raise InvalidGranuleError(
-            f"{name}: the axis {path!r} must have one dimension, it has {entry.variable.dimensions}; choose "
-            "another "
+            f"{name}: the axis {path!r} must have one dimension, it has {entry.variable.dimensions}; choose another "
             "variable as axis",
             reason="axis_not_1d",
             granule=name,
@@ -213,9 +209,8 @@ def _check_dimensions(taken: Mapping[str, _Entry], axis: _Entry, name: str) -> N
             )
         if dimension in dimensions and entry.owners[dimension] != axis.owners[dimension]:
             raise InvalidGranuleError(
-                f"{name}: variable {path} has the dimension {dimension!r} of group "
-                f"{entry.owners[dimension]}, the "
-                f"axis has that of {axis.owners[dimension]}: other rows; exclude it",
+                f"{name}: variable {path} has the dimension {dimension!r} of group {entry.owners[dimension]}, the axis "
+                f"has that of {axis.owners[dimension]}: other rows; exclude it",
                 reason="other_axis",
                 granule=name,
             )
@@ -223,9 +218,8 @@ def _check_dimensions(taken: Mapping[str, _Entry], axis: _Entry, name: str) -> N
             known, owner = sizes.setdefault(label, (size, path))
             if known != size:
                 raise InvalidGranuleError(
-                    f"{name}: dimension {label!r} has {known} values for {owner} and {size} for {path}; "
-                    "exclude one "
-                    "of them",
+                    f"{name}: dimension {label!r} has {known} values for {owner} and {size} for {path}; exclude one of "
+                    "them",
                     reason="dimension_conflict",
                     granule=name,
                 )
@@ -235,8 +229,7 @@ def _read(path: str, variable: netCDF4.Variable[Any], name: str) -> FoundVariabl
     kind = variable.datatype
     if variable.dtype is not str and isinstance(kind, netCDF4.CompoundType | netCDF4.VLType):
         raise InvalidGranuleError(
-            f"{name}: variable {path} is of the type {kind.name!r} ({type(kind).__name__}), which cannot be "
-            "stored; "
+            f"{name}: variable {path} is of the type {kind.name!r} ({type(kind).__name__}), which cannot be stored; "
             "exclude it",
             reason="unsupported_type",
             granule=name,
@@ -255,9 +248,7 @@ def _read(path: str, variable: netCDF4.Variable[Any], name: str) -> FoundVariabl
 
 
 def _attributes(owner: netCDF4.Dataset | netCDF4.Variable[Any]) -> dict[str, Any]:
-    """Return attributes without those of types that the library cannot convert, which have no JSON form
-    either.
-    """
+    """Return attributes without those of types that the library cannot convert, which have no JSON form either."""
     found = {}
     for key in owner.ncattrs():
         try:

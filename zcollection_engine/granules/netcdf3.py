@@ -91,8 +91,7 @@ class _Cursor:
         begin = self.position
         if nbytes > len(self.data) - begin:
             raise InvalidGranuleError(
-                f"{self.name}: truncated: the NetCDF-3 header does not end within the {len(self.data)} bytes "
-                "of the "
+                f"{self.name}: truncated: the NetCDF-3 header does not end within the {len(self.data)} bytes of the "
                 "file; have the granule delivered again",
                 reason="truncated",
             )

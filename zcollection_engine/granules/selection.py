@@ -48,8 +48,7 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
     """
     if not pattern.startswith("/"):
         raise InvalidInputError(
-            f"the pattern {pattern!r} must begin with '/', it is matched against the whole path of a "
-            "variable; "
+            f"the pattern {pattern!r} must begin with '/', it is matched against the whole path of a variable; "
             f"'/**/{pattern}' would match in every group"
         )
     parts = (_TRANSLATIONS.get(token) or re.escape(token) for token in _TOKENS.findall(pattern))
@@ -136,8 +135,7 @@ def _check_targets(origins: list[tuple[str, str]], name: str) -> None:
         _check_name(target, f"{name}: the name of {origin}")
         if target in owners:
             raise InvalidGranuleError(
-                f"{name}: {owners[target]} and {origin} would both be {target!r} in the collection; exclude "
-                "one of "
+                f"{name}: {owners[target]} and {origin} would both be {target!r} in the collection; exclude one of "
                 "them or rename it",
                 reason="name_collision",
                 granule=name,
@@ -147,8 +145,7 @@ def _check_targets(origins: list[tuple[str, str]], name: str) -> None:
         for group in _groups(target):
             if group in owners:
                 raise InvalidGranuleError(
-                    f"{name}: {owners[group]} would be {group!r} in the collection, which is also the group "
-                    "of "
+                    f"{name}: {owners[group]} would be {group!r} in the collection, which is also the group of "
                     f"{origin} ({target!r}); exclude one of them or rename it",
                     reason="name_collision",
                     granule=name,

@@ -49,9 +49,7 @@ _ARTIFICIAL_CALENDARS = frozenset({"noleap", "all_leap", "360_day"})
 
 
 def time_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the attributes of a decoded time: those that describe it, and the units and calendar it is
-    stored in.
-    """
+    """Return the attributes of a decoded time: those that describe it, and the units and calendar it is stored in."""
     kept = {key: value for key, value in attributes.items() if key not in ENCODING_ATTRIBUTES}
     return {**kept, "units": TIME_UNITS, "calendar": TIME_CALENDAR}
 
@@ -104,10 +102,8 @@ def _check_finite(axis: GranuleVariable, path: str, name: str) -> None:
     if bad.any():
         first = int(np.argmax(bad))
         raise InvalidGranuleError(
-            f"{name}: the axis {path} has {int(bad.sum())} of {values.size} values that are missing, the "
-            "first is "
-            f"{values[first]} at index {first}; a row without a place on the axis cannot be stored, have the "
-            "granule "
+            f"{name}: the axis {path} has {int(bad.sum())} of {values.size} values that are missing, the first is "
+            f"{values[first]} at index {first}; a row without a place on the axis cannot be stored, have the granule "
             "produced again",
             reason="axis_not_finite",
             granule=name,
@@ -223,8 +219,7 @@ class _Decoder:
     def _out_of_range(self, value: object) -> NoReturn:
         raise InvalidGranuleError(
             f"{self.label}: the value {value} lies outside 1677-09-21 to 2262-04-11, the range of times in "
-            "nanoseconds; it is most likely a fill value that is not declared, have the granule produced "
-            "again",
+            "nanoseconds; it is most likely a fill value that is not declared, have the granule produced again",
             reason="axis_out_of_range",
         )
 

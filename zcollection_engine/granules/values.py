@@ -35,9 +35,7 @@ Attributes = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class FoundVariable:
-    """A variable as the library returns it: values by ``dimensions``, any byte order; attributes with numpy
-    values.
-    """
+    """A variable as the library returns it: values by ``dimensions``, any byte order; attributes with numpy values."""
 
     dimensions: tuple[str, ...]
     values: npt.NDArray[Any]
@@ -169,8 +167,7 @@ def constant_rows(attribute: str, value: Any, dtype: str, *, rows: int, name: st
     target = _numeric_dtype(dtype, attribute)
     if value is None:
         raise InvalidGranuleError(
-            f"{name}: there is no global attribute {attribute!r}, which gives a variable of the collection; "
-            "correct "
+            f"{name}: there is no global attribute {attribute!r}, which gives a variable of the collection; correct "
             "'attributes' in the collection's settings or deliver a granule that has it",
             reason="attribute_missing",
             granule=name,
@@ -178,8 +175,7 @@ def constant_rows(attribute: str, value: Any, dtype: str, *, rows: int, name: st
     fitted = _scalar(value, target)
     if fitted is None or (target.kind == "f" and not math.isfinite(float(fitted))):
         raise InvalidGranuleError(
-            f"{name}: the global attribute {attribute!r} is {value!r}, which is not a value of "
-            f"{target.name}; correct "
+            f"{name}: the global attribute {attribute!r} is {value!r}, which is not a value of {target.name}; correct "
             "the dtype in 'attributes' of the collection's settings",
             reason="attribute_value",
             granule=name,

@@ -1,7 +1,7 @@
 """Names of objects: which ones the engine accepts, and how a store below a prefix spells them.
 
-A key that one backend would take and another would change ("a//b", "a/../b", a trailing "/") is refused everywhere,
-so that a key always names the same object.
+A key that one backend would take and another would change ("a//b", "a/../b", a trailing "/", a backslash) is refused
+everywhere, so that a key always names the same object.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ def check_key(key: str) -> str:
     Raises
     ------
     InvalidInputError
-        It is empty, has an empty, "." or ".." part, or holds a control character.
+        It is empty, has an empty, "." or ".." part, or holds a control character or a backslash.
     """
     if any(part in {"", ".", ".."} for part in key.split("/")):
         raise InvalidInputError(
             f"the key {key!r} has an empty, '.' or '..' part, which stores do not agree on; rename the object"
         )
-    if any(character < " " or character == "\x7f" for character in key):
-        raise InvalidInputError(f"the key {key!r} holds a control character; rename the object")
+    if any(character < " " or character in "\x7f\\" for character in key):
+        raise InvalidInputError(f"the key {key!r} holds a control character or a backslash; rename the object")
     return key
 
 
