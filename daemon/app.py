@@ -27,7 +27,7 @@ from daemon.sources.sqs_queue import QueueSettings
 from daemon.sources.watch import WatchSource
 from daemon.target import Target
 from zcollection_engine.collection import Collection
-from zcollection_engine.stores.resolve import StorageOptions, open_store
+from zcollection_engine.stores.resolve import open_store
 from zcollection_engine.transaction import Offer, Outcome
 
 _log = structlog.get_logger(__name__)
@@ -55,7 +55,7 @@ async def build(
 ) -> AsyncIterator[Service]:
     """Put the daemon together; everything is open while the context lasts."""
     async with AsyncExitStack() as stack:
-        storage = storage_options(settings)
+        storage = settings.storage_options
         name = stack.enter_context(owned_state_dir(settings.daemon.state_dir))
         journal = Journal(settings.daemon.state_dir)
         stack.callback(journal.close)
@@ -88,11 +88,6 @@ async def build(
             health = HealthServer(settings.daemon.health_host, settings.daemon.health_port, service)
             await stack.enter_async_context(health)
         yield service
-
-
-def storage_options(settings: Settings) -> StorageOptions:
-    """How the engine reaches S3."""
-    return StorageOptions(settings.aws.endpoint_url, settings.aws.region, settings.storage.s3.client)
 
 
 def _router(settings: Settings) -> Router:
@@ -131,7 +126,7 @@ def _source(
         return SqsSource(source.label, queue, on_unknown=keep)
     return WatchSource(
         source.label,
-        open_store(source.url, storage_options(settings)),
+        open_store(source.url, settings.storage_options),
         interval_seconds=source.interval_seconds,
         settle_seconds=source.effective_settle_seconds,
         known=pipeline.knows,

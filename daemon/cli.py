@@ -20,7 +20,6 @@ from daemon.errors import DaemonError, SettingsError
 
 if TYPE_CHECKING:
     from daemon.settings import Settings
-    from zcollection_engine.stores.options import StorageOptions
 
 PROGRAM = "zcollectiond"
 
@@ -116,7 +115,7 @@ def status(
         from daemon import status as reporting
 
         settings = _load(config, overrides)
-        report = reporting.collect(settings, _storage(settings), errors=errors)
+        report = reporting.collect(settings, settings.storage_options, errors=errors)
         if as_json:
             typer.echo(rendering.json_text(report.to_json()))
         else:
@@ -150,7 +149,7 @@ def inspect(
         from daemon import inspection, rendering
         from zcollection_engine.stores.options import StorageOptions
 
-        storage = _storage(_load(config)) if config else StorageOptions()
+        storage = _load(config).storage_options if config else StorageOptions()
         storage = replace(storage, endpoint_url=endpoint_url or storage.endpoint_url, region=region or storage.region)
         report = inspection.inspect(_collection_url(url), storage)
         if as_json:
@@ -221,12 +220,6 @@ def _load(config: Path, overrides: Sequence[str] | None = None) -> Settings:
             " or name another file with --config"
         )
     return load_settings(config, overrides=overrides or ())
-
-
-def _storage(settings: Settings) -> StorageOptions:
-    from daemon.app import storage_options
-
-    return storage_options(settings)
 
 
 def _collection_url(text: str) -> str:

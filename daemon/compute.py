@@ -65,7 +65,7 @@ class DaskCompute:
                     threads_per_worker=1,
                     processes=True,
                     memory_limit=self._settings.memory_limit,
-                    dashboard_address=None,
+                    dashboard_address="127.0.0.1:0",
                     asynchronous=True,
                     protocol="tcp",
                     host="127.0.0.1",

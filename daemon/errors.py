@@ -5,6 +5,7 @@
     DaemonError
     ├── SettingsError            the operator's input is wrong: print it and exit with code 2
     ├── StateInUseError          another daemon has the state folder: print it and exit with code 3
+    ├── StateUnusableError       the journal or its folder is damaged or not writable: print it and exit with code 3
     ├── ClusterUnavailableError  no Dask scheduler: print it and exit with code 3
     └── SourceUnavailableError   a source's environment failed, often for a moment: back off and ask again
 
@@ -63,3 +64,7 @@ class StateInUseError(DaemonError):
 
 class ClusterUnavailableError(DaemonError):
     """The Dask scheduler cannot be reached, or the local cluster cannot be started."""
+
+
+class StateUnusableError(DaemonError):
+    """The state folder or the journal in it cannot be used: print it and exit with code 3."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from socket import gethostname
 from typing import Any
 
-from daemon.errors import DaemonError, StateInUseError
+from daemon.errors import StateInUseError, StateUnusableError
 
 FILE = "journal.sqlite"
 
@@ -42,10 +42,6 @@ CREATE TABLE IF NOT EXISTS granules (
 CREATE INDEX IF NOT EXISTS granules_state ON granules (collection, state);
 CREATE INDEX IF NOT EXISTS granules_settled ON granules (settled);
 """
-
-
-class StateUnusableError(DaemonError):
-    """The state folder or the journal in it cannot be used: print it and exit with code 3."""
 
 
 class State(StrEnum):

@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
@@ -30,6 +30,9 @@ from daemon.settings_sections import (
 )
 from daemon.settings_sources import Layers
 
+if TYPE_CHECKING:
+    from zcollection_engine.stores.options import StorageOptions
+
 ENVIRONMENT_PREFIX = "ZCOLLECTIOND_"
 
 
@@ -50,6 +53,13 @@ class Settings(BaseSettings):
 
     collections: Annotated[tuple[CollectionSettings, ...], Field(strict=False)] = ()
     """Where granules go; ``run`` needs one at least. The first that matches takes a granule."""
+
+    @property
+    def storage_options(self) -> StorageOptions:
+        """How the engine reaches S3."""
+        from zcollection_engine.stores.options import StorageOptions
+
+        return StorageOptions(self.aws.endpoint_url, self.aws.region, self.storage.s3.client)
 
     @classmethod
     def settings_customise_sources(

@@ -16,7 +16,6 @@ from zcollection_engine.chunking import provenance_variable
 from zcollection_engine.identity import GranuleEntry, GranuleIdentity
 from zcollection_engine.merging import Share, TimeSeries
 from zcollection_engine.schema import (
-    PROVENANCE,
     TIME_CALENDAR,
     TIME_UNITS,
     Dimension,
@@ -120,6 +119,3 @@ def entry(
         (precedence,),
         {path: Share(len(v), rule.intervals(np.asarray(v))) for path, v in shares.items()},
     )
-
-
-__all__ = ["PROVENANCE"]

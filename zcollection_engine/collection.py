@@ -165,10 +165,12 @@ class Collection:
         NotFoundError
             If there is no such partition or variable.
         SnapshotExpiredError
-            On reading values, if the partition was rewritten twice since this view was taken.
+            On reading values, if a later generation took the place of what this view shows: the partition was
+            rewritten at least twice since.
         """
+        number = self._state.number
         chosen = [self._partition(path) for path in partitions] if partitions is not None else self._ordered()
-        return load_partitions(self._store, self._config, chosen, variables=variables, decode=decode)
+        return load_partitions(self._store, self._config, chosen, number=number, variables=variables, decode=decode)
 
     def insert(
         self,

@@ -14,8 +14,9 @@ from zcollection_engine.granules.conform import immutable_digest
 from zcollection_engine.granules.model import Granule
 from zcollection_engine.layout.chunkstore import ChunkStore, ChunkWriter, open_variable
 from zcollection_engine.layout.documents import Version, render
+from zcollection_engine.partitioning import DatePartitioning, Partitioning
 from zcollection_engine.publication import STAGED
-from zcollection_engine.schema import Schema
+from zcollection_engine.schema import TIME_UNITS, Schema, Variable
 from zcollection_engine.stores.base import ObjectStore
 
 
@@ -33,12 +34,10 @@ def create(store: ObjectStore, config: CollectionConfig, *, immutable: Granule |
         If immutable values are missing.
     """
     _check(config)
+    _check_immutable(config.schema, immutable)
     transaction = uuid.uuid4()
     digests: Mapping[str, str] = {}
-    if config.schema.immutable_variables:
-        if immutable is None:
-            names = ", ".join(v.path for v in config.schema.immutable_variables)
-            raise InvalidInputError(f"the values of {names} are needed to create the collection: pass immutable=")
+    if immutable is not None and config.schema.immutable_variables:
         _stage(store, config.schema, immutable, transaction)
         digests = immutable_digest(immutable, config.schema)
     creation = Creation(transaction.hex, clock.now(), config.to_json(), digests)
@@ -52,14 +51,42 @@ def create(store: ObjectStore, config: CollectionConfig, *, immutable: Granule |
 
 def _check(config: CollectionConfig) -> None:
     for name in config.partitioning.variables:
-        variable = config.schema[name]
+        variable = config.schema.by_path.get(name)
+        if variable is None:
+            raise InvalidInputError(f"a collection cannot be partitioned by {name!r}: its schema lacks that variable")
         if variable.dimensions != (config.schema.dimension,):
             raise InvalidInputError(
                 f"variable {name!r} has dimensions {variable.dimensions}; a collection is partitioned by variables of"
                 f" the one dimension {config.schema.dimension!r}"
             )
+        _check_type(config.partitioning, variable)
     if not config.schema.keeps_provenance:
         raise InvalidInputError("the schema lacks the row variable 'granule' (uint64): infer_schema adds it")
+
+
+def _check_type(partitioning: Partitioning, variable: Variable) -> None:
+    if isinstance(partitioning, DatePartitioning):
+        if variable.dtype != "<i8" or variable.attributes.get("units") != TIME_UNITS:
+            raise InvalidInputError(
+                f"variable {variable.path!r} ({variable.dtype}, units {variable.attributes.get('units')!r}) is no time;"
+                f" a partitioning by date needs int64 {TIME_UNITS!r}"
+            )
+    elif variable.numpy_dtype.kind not in "iu":
+        raise InvalidInputError(
+            f"variable {variable.path!r} has dtype {variable.dtype}; a partitioning by sequence needs integers"
+        )
+
+
+def _check_immutable(schema: Schema, granule: Granule | None) -> None:
+    for variable in schema.immutable_variables:
+        found = granule.variables.get(variable.path) if granule is not None else None
+        if found is None:
+            raise InvalidInputError(
+                f"the values of {variable.path!r} are needed to create the collection: pass immutable="
+            )
+        shape = tuple(schema.sizes[d] for d in variable.dimensions)
+        if found.values.shape != shape:
+            raise InvalidInputError(f"variable {variable.path!r} has shape {found.values.shape}, not {shape}")
 
 
 def _stage(store: ObjectStore, schema: Schema, granule: Granule, transaction: uuid.UUID) -> None:

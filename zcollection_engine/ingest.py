@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 
 from zcollection_engine.config import CollectionConfig
@@ -113,7 +115,7 @@ def _variable(array: xr.Variable, *, name: str, path: str) -> GranuleVariable:
     dimensions = tuple(str(d) for d in array.dims)
     if array.dtype.kind == "M":
         attributes |= {"units": TIME_UNITS, "calendar": TIME_CALENDAR}
-        return GranuleVariable(dimensions, array.values.astype("datetime64[ns]").astype(np.int64), attributes)
+        return GranuleVariable(dimensions, _nanoseconds(array.values, name=name, path=path), attributes)
     if "scale_factor" in encoding or "add_offset" in encoding:
         array = xr.conventions.encode_cf_variable(array, name=path)
         attributes = dict(array.attrs)
@@ -122,6 +124,16 @@ def _variable(array: xr.Variable, *, name: str, path: str) -> GranuleVariable:
         values = values.astype(object)
     fill = attributes.pop("_FillValue", encoding.get("_FillValue"))
     return GranuleVariable(dimensions, values, attributes, fill.item() if isinstance(fill, np.generic) else fill)
+
+
+def _nanoseconds(values: npt.NDArray[Any], *, name: str, path: str) -> npt.NDArray[np.int64]:
+    times = values.astype("datetime64[ns]")
+    lost = values[times.astype(values.dtype) != values]
+    if lost.size:
+        raise InvalidGranuleError(
+            f"{name}: variable {path!r} holds {lost.flat[0]}, which int64 nanoseconds since 1970 cannot hold"
+        )
+    return times.astype(np.int64)
 
 
 def _compare_immutable(granule: Granule, schema: Schema, expected: Mapping[str, str]) -> None:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 import xarray as xr
 
+from zcollection_engine.commits.log import CommitLog, record_key
+from zcollection_engine.commits.records import Commit
 from zcollection_engine.commits.state import PartitionState
 from zcollection_engine.config import CollectionConfig
-from zcollection_engine.errors import NotFoundError
+from zcollection_engine.errors import NotFoundError, SnapshotExpiredError
+from zcollection_engine.layout import keyspaces
 from zcollection_engine.layout.chunkstore import ChunkStore
 from zcollection_engine.layout.documents import Version, render
 from zcollection_engine.publication import IMMUTABLE
 from zcollection_engine.schema import Schema
-from zcollection_engine.stores.base import ObjectStore
+from zcollection_engine.stores.base import ObjectInfo, ObjectStore
 
 
 def load_partitions(
@@ -22,19 +27,18 @@ def load_partitions(
     config: CollectionConfig,
     partitions: Sequence[PartitionState],
     *,
+    number: int,
     variables: Sequence[str] | None,
     decode: bool,
 ) -> xr.Dataset | xr.DataTree:
     """Open partitions lazily and join them along the partitioned dimension.
 
-    The metadata are rendered from the log, so all partitions are seen as of the same commit; a chunk that is gone
-    raises `SnapshotExpiredError` instead of reading as fill values.
+    The metadata are rendered from the log as of record ``number``, so all partitions are seen as of the same commit; a
+    chunk that is gone, or was overwritten by a later generation, raises `SnapshotExpiredError`.
     """
     schema = config.schema
     wanted = _wanted(schema, variables)
-    stores = [
-        ChunkStore(store, p.path, render(schema, Version(p.commit, p.generation, p.rows))) for p in partitions
-    ] or [ChunkStore(store, "", render(schema, Version(-1, 0, 0)))]
+    stores = _stores(store, schema, partitions, number) or [ChunkStore(store, "", render(schema, Version(-1, 0, 0)))]
     fixed = ChunkStore(store, IMMUTABLE, render(schema, Version(0, 0, 0), immutable=True))
     groups = ["", *schema.groups()]
     datasets: dict[str, xr.Dataset] = {}
@@ -50,6 +54,73 @@ def load_partitions(
     if len(groups) == 1:
         return datasets[""]
     return xr.DataTree.from_dict({f"/{group}": dataset for group, dataset in datasets.items()})
+
+
+class SnapshotGuard:
+    """Tells a chunk of a snapshot from one of a later generation in the same key space.
+
+    A key space is written again only behind the commit that put the partition two generations on, so a chunk that is
+    older than that commit, by the store's clock, is the snapshot's own.
+
+    Parameters
+    ----------
+    store
+        The collection's store.
+    path, generation
+        The partition, and its generation in the snapshot.
+    number
+        A record of the log at which the partition had that generation.
+    taken
+        When, by the store's clock, that record was written.
+    """
+
+    def __init__(self, store: ObjectStore, path: str, generation: int, number: int, taken: datetime) -> None:
+        self._given = (store, path, generation, number, taken)
+        self._seen = number
+        self._reused: datetime | None = None
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SnapshotGuard, self._given
+
+    def __call__(self, chunk: ObjectInfo) -> None:
+        """Raise `SnapshotExpiredError` unless the chunk, read before this call, is the snapshot's."""
+        store, path, _, _, taken = self._given
+        if chunk.modified < taken:
+            return
+        with self._lock:
+            self._follow()
+            reused = self._reused
+        if reused is not None and chunk.modified >= reused:
+            raise SnapshotExpiredError(
+                f"{store.url}/{chunk.key} was written again since it was opened: refresh and read again", partition=path
+            )
+
+    def _follow(self) -> None:
+        store, path, generation, _, _ = self._given
+        if self._reused is not None:
+            return
+        for number, record in CommitLog(store).follow(self._seen):
+            self._seen = number
+            change = record.partitions.get(path) if isinstance(record, Commit) else None
+            if change is not None and change.generation >= generation + keyspaces.SPACES - 1:
+                self._reused = store.head(record_key(number)).modified
+                return
+
+
+def _stores(store: ObjectStore, schema: Schema, partitions: Sequence[PartitionState], number: int) -> list[ChunkStore]:
+    if not partitions:
+        return []
+    taken = store.head(record_key(number)).modified
+    return [
+        ChunkStore(
+            store,
+            p.path,
+            render(schema, Version(p.commit, p.generation, p.rows)),
+            guard=SnapshotGuard(store, p.path, p.generation, number, taken),
+        )
+        for p in partitions
+    ]
 
 
 _CONCAT: dict[str, Any] = {

@@ -14,20 +14,28 @@ from rich.console import Console
 
 from daemon import app, logs
 from daemon.demo import report
-from daemon.demo.delivery import BACKLOG, Deliverer
+from daemon.demo.delivery import BACKLOG, Delivered, Deliverer
 from daemon.demo.folder import COLLECTION_PREFIX, COLLECTION_URL, DemoFolder
 from daemon.demo.granules import PREFIX, DemoGranule, Kind, make_deliveries
 from daemon.demo.progress import Watcher, display
 from daemon.demo.results import Results
 from daemon.demo.server import EmbeddedAws, check_installed, embedded_aws
+from daemon.errors import DaemonError
+from daemon.journal import Entry
 from daemon.rendering import make_console, seconds
-from daemon.settings import load_settings
-from zcollection_engine.collection import Collection, open_collection
+from daemon.settings import Settings, load_settings
+from zcollection_engine.collection import open_collection
 
 #: Requests under way when the collection is copied.
 _COPIES = 4
 
 _UNEXPECTED = 1
+
+
+class InterruptedDemoError(DaemonError):
+    """A signal ended the demonstration; its folder stays as it is."""
+
+    exit_code = 130
 
 
 def demo(folder: Path = Path("demo"), *, console: Console | None = None) -> int:
@@ -44,6 +52,8 @@ def demo(folder: Path = Path("demo"), *, console: Console | None = None) -> int:
         If moto or matplotlib is not installed.
     FolderInUseError
         If the folder holds something else.
+    InterruptedDemoError
+        If a signal ended it.
     """
     console = console or make_console()
     check_installed()
@@ -57,12 +67,15 @@ def demo(folder: Path = Path("demo"), *, console: Console | None = None) -> int:
     report.announce(console, deliveries, time.monotonic() - began)
     place.write_granules(deliveries)
     with _log_to(place.log), embedded_aws(PREFIX) as aws:
-        results = _ingest(console, place, aws, deliveries)
-        partition = results.partitions[len(results.partitions) // 2].path
-        proof = report.prove(f"{COLLECTION_URL}/{partition}", aws.endpoint_url)
-    from daemon.demo import plot
-
-    plot.draw(place.plot, _rows(open_collection(str(place.collection))), results)
+        settings = _settings(place, aws)
+        delivered, entries = _ingest(console, settings, aws, deliveries)
+        partitions = open_collection(COLLECTION_URL, storage=settings.storage_options).partitions()
+        partition = partitions[len(partitions) // 2].path
+        with ThreadPoolExecutor(1) as pool:
+            proving = pool.submit(report.prove, f"{COLLECTION_URL}/{partition}", aws.endpoint_url)
+            results = Results(delivered, BACKLOG, entries, partitions, _copy(aws, place))
+            _draw(place, results)
+            proof = proving.result()
     surprises = results.surprises()
     report.summarise(console, results)
     report.show_proof(console, proof)
@@ -71,15 +84,20 @@ def demo(folder: Path = Path("demo"), *, console: Console | None = None) -> int:
     return _UNEXPECTED if surprises else 0
 
 
-def _ingest(console: Console, place: DemoFolder, aws: EmbeddedAws, deliveries: Sequence[DemoGranule]) -> Results:
-    """Run the daemon until every delivery is settled; copies the collection out of the bucket."""
+def _settings(place: DemoFolder, aws: EmbeddedAws) -> Settings:
     place.write_settings(endpoint_url=aws.endpoint_url, queue_url=aws.queue_url)
-    settings = load_settings(place.settings, environ={})
+    return load_settings(place.settings, environ={})
+
+
+def _ingest(
+    console: Console, settings: Settings, aws: EmbeddedAws, deliveries: Sequence[DemoGranule]
+) -> tuple[Sequence[Delivered], Sequence[Entry]]:
+    """Run the daemon until every delivery is settled; returns what was delivered, and what the daemon reported."""
     deliverer = Deliverer(aws, deliveries)
     total = sum(granule.kind is not Kind.REPEATED for granule in deliveries)
     console.print(
-        f"\nS3 and SQS listen on {aws.endpoint_url}. {BACKLOG} deliveries wait there before the daemon starts, the"
-        " others come while it runs.",
+        f"\nS3 and SQS listen on {aws.endpoint_url}. {BACKLOG} deliveries wait there when the daemon starts; the"
+        " others come one by one when it has caught up.",
         soft_wrap=True,
     )
     with display(console, total) as show:
@@ -89,11 +107,9 @@ def _ingest(console: Console, place: DemoFolder, aws: EmbeddedAws, deliveries: S
             asyncio.run(app.run(settings, until_idle=True, observer=watcher))
         finally:
             deliverer.finish()
-    objects = _copy(aws, place)
-    collection = open_collection(COLLECTION_URL, storage=app.storage_options(settings))
-    return Results(
-        len(deliveries), tuple(deliverer.delivered), BACKLOG, watcher.entries, collection.partitions(), objects
-    )
+    if len(deliverer.delivered) < len(deliveries):
+        raise InterruptedDemoError(f"interrupted after {len(deliverer.delivered)} of {len(deliveries)} deliveries")
+    return deliverer.delivered, watcher.entries
 
 
 def _copy(aws: EmbeddedAws, place: DemoFolder) -> dict[str, int]:
@@ -106,9 +122,11 @@ def _copy(aws: EmbeddedAws, place: DemoFolder) -> dict[str, int]:
     return sizes
 
 
-def _rows(collection: Collection) -> xr.Dataset:
-    loaded = collection.load(variables=["longitude", "latitude", "ssha"])
-    return loaded.to_dataset() if isinstance(loaded, xr.DataTree) else loaded
+def _draw(place: DemoFolder, results: Results) -> None:
+    from daemon.demo import plot
+
+    rows = open_collection(str(place.collection)).load(variables=["longitude", "latitude", "ssha"])
+    plot.draw(place.plot, rows.to_dataset() if isinstance(rows, xr.DataTree) else rows, results)
 
 
 @contextmanager

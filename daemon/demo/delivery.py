@@ -12,10 +12,10 @@ from daemon.demo.server import EmbeddedAws
 from daemon.journal import Entry
 
 #: Deliveries that wait in the bucket before the daemon starts.
-BACKLOG = 8
+BACKLOG = 24
 
 #: Seconds between two deliveries after that.
-PACE_SECONDS = 0.25
+PACE_SECONDS = 0.4
 
 #: Seconds between two versions of an object at least, since stores tell its time in whole seconds (HTTP) and the newer
 #: version wins.
@@ -62,7 +62,7 @@ class Deliverer:
         self.delivered: list[Delivered] = []
 
     def start(self) -> None:
-        """Deliver the backlog, then go on in the background as soon as the daemon has settled something."""
+        """Deliver the backlog, then go on in the background when the daemon has settled it."""
         self._receipt = self._aws.hold()
         for granule in self._deliveries[:BACKLOG]:
             self._deliver(granule)
@@ -85,7 +85,7 @@ class Deliverer:
 
     def _run(self) -> None:
         try:
-            self._wait_for(None)
+            self._wait_for({granule.key for granule in self._deliveries[:BACKLOG]})
             for granule in self._deliveries[BACKLOG:]:
                 if self._wait_for_turn(granule):
                     return
@@ -99,15 +99,15 @@ class Deliverer:
         """Wait until it is time for a delivery; returns whether we were stopped."""
         pause = PACE_SECONDS
         if any(earlier.granule.key == granule.key for earlier in self.delivered):
-            self._wait_for(granule.key)
+            self._wait_for({granule.key})
             pause = _BETWEEN_VERSIONS
         with self._changed:
             return self._changed.wait_for(lambda: self._stopped, pause)
 
-    def _wait_for(self, key: str | None) -> None:
-        """Wait until a key is settled, or any key at all."""
+    def _wait_for(self, keys: set[str]) -> None:
+        """Wait until all these keys are settled."""
         with self._changed:
-            self._changed.wait_for(lambda: self._stopped or (key in self._settled if key else bool(self._settled)))
+            self._changed.wait_for(lambda: self._stopped or keys <= self._settled)
 
     def _deliver(self, granule: DemoGranule) -> None:
         etag = self._aws.put(granule.key, granule.data)

@@ -227,11 +227,14 @@ def _values(part: _Pass) -> dict[str, Floats]:
 
 
 def _sea(track: Track, seed: int, rng: np.random.Generator) -> dict[str, Floats]:
-    place, lat = track.position, track.latitude
+    lat = track.latitude
     rows = lat.size
+    # Long waves are worked out every 20 rows, some 120 km; the eddies in every row.
+    nodes = np.unique([*range(0, rows, 20), rows - 1])
 
     def smooth(number: int, shortest: float = 3000.0, longest: float = 9000.0) -> Floats:
-        return Waves(1000 * seed + number, shortest, longest)(place)
+        values = Waves(1000 * seed + number, shortest, longest)(track.position[nodes])
+        return np.interp(np.arange(rows), nodes, values)
 
     def noise(deviation: float) -> Floats:
         return rng.normal(0.0, deviation, rows)
@@ -243,7 +246,7 @@ def _sea(track: Track, seed: int, rng: np.random.Generator) -> dict[str, Floats]
     time_of_tide = 2 * np.pi * track.seconds / 44_714.0
     return {
         "mean_sea_surface": 32.0 * smooth(3, 6000.0, 14_000.0),
-        "ssha": 0.07 * smooth(4) + eddies * smooth(5, 250.0, 900.0) + noise(0.015),
+        "ssha": 0.07 * smooth(4) + eddies * Waves(1000 * seed + 5, 250.0, 900.0)(track.position) + noise(0.015),
         "swh": swh,
         "sig0": 15.5 - 0.28 * wind + noise(0.1),
         "wind_speed": wind,

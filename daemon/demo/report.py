@@ -71,7 +71,7 @@ def announce(console: Console, deliveries: Sequence[DemoGranule], seconds_taken:
     size = sum(len(granule.data) for granule in deliveries)
     console.print(
         f"{len(objects)} granules, {len(deliveries)} deliveries ({_size(size)} of NetCDF-4, made in "
-        f"{seconds(seconds_taken)}), in no order of time."
+        f"{seconds(seconds_taken)}), out of order."
     )
     console.print("Among them:")
     for granule in deliveries:
@@ -153,6 +153,7 @@ def _outcomes(console: Console, results: Results) -> None:
     table.add_row("together", str(len(results.judged)), f"of {len(keys)} granules")
     console.print()
     console.print(table)
+    console.print()
 
 
 def _quarantine(console: Console, results: Results) -> None:
@@ -166,6 +167,7 @@ def _quarantine(console: Console, results: Results) -> None:
             message = judged.entry.message.rpartition(f"{judged.granule.key}: ")[2]
             table.add_row(styled(_name(judged.granule.key)), styled(reason), styled(message))
     console.print(table)
+    console.print()
 
 
 def _partitions(console: Console, results: Results) -> None:
@@ -178,20 +180,18 @@ def _partitions(console: Console, results: Results) -> None:
     table.add_section()
     table.add_row("together", f"{results.rows:,}")
     console.print(table)
+    console.print()
 
 
 def _store(console: Console, objects: Mapping[str, int]) -> None:
     tree = Tree(Text(COLLECTION_URL, style="bold"))
     branches = {"": tree}
-    for folder in sorted({_folder(key) for key in objects}):
-        inside = {key: size for key, size in objects.items() if key.startswith(f"{folder}/")}
-        parent = ""
-        for depth, part in enumerate(folder.split("/"), 1):
-            path = "/".join(folder.split("/")[:depth])
-            if path not in branches:
-                label = f"{part}/  {_content(inside)}" if path == folder else f"{part}/"
-                branches[path] = branches[parent].add(label)
-            parent = path
+    folders = {_folder(key) for key in objects if "/" in key}
+    for path in sorted({"/".join(f.split("/")[:n]) for f in folders for n in range(1, f.count("/") + 2)}):
+        above, _, name = path.rpartition("/")
+        inside = {key: size for key, size in objects.items() if key.startswith(f"{path}/")}
+        is_last = not any(folder.startswith(f"{path}/") for folder in folders)
+        branches[path] = branches[above].add(f"{name}/  {_content(inside)}" if is_last else f"{name}/")
     for key in sorted(key for key in objects if "/" not in key):
         tree.add(f"{key}  {_size(objects[key])}")
     console.print(Text("On the store", style="bold"))

@@ -51,10 +51,8 @@ class Results:
 
     Attributes
     ----------
-    planned
-        Number of deliveries that were to be made.
     delivered
-        Those that were made, in their order.
+        Every delivery, in their order.
     backlog
         How many of them were made before the daemon started.
     entries
@@ -65,7 +63,6 @@ class Results:
         Sizes in bytes by key, relative to the collection's root.
     """
 
-    planned: int
     delivered: Sequence[Delivered]
     backlog: int
     entries: Sequence[Entry]
@@ -109,8 +106,6 @@ class Results:
     def surprises(self) -> list[str]:
         """What is not as the demonstration was made to be; one line each, empty when all is well."""
         found = []
-        if len(self.delivered) < self.planned:
-            found.append(f"{self.planned - len(self.delivered)} of {self.planned} deliveries were not made")
         changed = {j.granule.key for j in self.judged if j.granule.kind is Kind.CHANGED}
         for judged in self.judged:
             is_first = judged.granule.key in changed and judged.granule.kind is not Kind.CHANGED

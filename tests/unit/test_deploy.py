@@ -118,9 +118,7 @@ def test_the_unit_names_the_journal_by_a_variable_that_the_settings_know(unit: d
 
 
 @pytest.mark.parametrize("version", KUBERNETES_VERSIONS)
-def test_the_manifests_fit_the_schemas_of_kubernetes(
-    version: str, manifests: dict[str, dict[str, Any]]
-) -> None:
+def test_the_manifests_fit_the_schemas_of_kubernetes(version: str, manifests: dict[str, dict[str, Any]]) -> None:
     assert set(manifests) == {"ServiceAccount", "ConfigMap", "PersistentVolumeClaim", "Deployment"}
     for document in manifests.values():
         assert kubernetes_validate.validate(document, version, strict=True) == version
@@ -143,9 +141,7 @@ def test_probes_ask_where_the_daemon_listens(container: dict[str, Any], pod_sett
     (port,) = container["ports"]
     assert port["containerPort"] == pod_settings.daemon.health_port
     assert pod_settings.daemon.health_host == "0.0.0.0"  # noqa: S104
-    asked = {
-        probe: container[probe]["httpGet"] for probe in ("startupProbe", "livenessProbe", "readinessProbe")
-    }
+    asked = {probe: container[probe]["httpGet"] for probe in ("startupProbe", "livenessProbe", "readinessProbe")}
     assert {get["port"] for get in asked.values()} == {port["name"]}
     assert {probe: get["path"] for probe, get in asked.items()} == {
         "startupProbe": "/livez",
@@ -154,9 +150,7 @@ def test_probes_ask_where_the_daemon_listens(container: dict[str, Any], pod_sett
     }
 
 
-def test_kubernetes_waits_longer_for_a_stop_than_the_daemon_takes(
-    pod: dict[str, Any], pod_settings: Settings
-) -> None:
+def test_kubernetes_waits_longer_for_a_stop_than_the_daemon_takes(pod: dict[str, Any], pod_settings: Settings) -> None:
     assert pod["terminationGracePeriodSeconds"] >= pod_settings.daemon.shutdown_grace_seconds + 15
 
 
@@ -175,10 +169,7 @@ def test_the_journal_lies_on_a_volume_that_one_pod_has_at_a_time(
     mounts = {Path(mount["mountPath"]): mount["name"] for mount in container["volumeMounts"]}
     volumes = {volume["name"]: volume for volume in pod["volumes"]}
     journal = volumes[mounts[pod_settings.daemon.state_dir]]
-    assert (
-        journal["persistentVolumeClaim"]["claimName"]
-        == manifests["PersistentVolumeClaim"]["metadata"]["name"]
-    )
+    assert journal["persistentVolumeClaim"]["claimName"] == manifests["PersistentVolumeClaim"]["metadata"]["name"]
 
 
 def test_the_pod_runs_without_root_as_the_user_of_the_image(
@@ -207,9 +198,7 @@ def test_the_image_keeps_its_journal_on_a_volume(instructions: list[tuple[str, s
 def test_the_image_installs_the_locked_dependencies_before_it_copies_the_code(
     instructions: list[tuple[str, str]],
 ) -> None:
-    copies_code = next(
-        i for i, (word, rest) in enumerate(instructions) if word == "COPY" and "daemon" in rest
-    )
+    copies_code = next(i for i, (word, rest) in enumerate(instructions) if word == "COPY" and "daemon" in rest)
     installs = next(
         i
         for i, (word, rest) in enumerate(instructions)

@@ -16,6 +16,7 @@ from daemon.inspection import Inspection, describe, inspect, render
 from daemon.rendering import json_text
 from tests.engine_support import DAY_16, DAY_17, FakeClock, heights, small_schema
 from zcollection_engine import Collection, DatePartitioning, SequencePartitioning, StorageOptions, create_collection
+from zcollection_engine.chunking import provenance_variable
 from zcollection_engine.errors import FormatError, NotFoundError
 from zcollection_engine.schema import PROVENANCE, Dimension, Schema, Variable
 
@@ -25,12 +26,8 @@ MINUTES = 60 * 10**9
 @pytest.fixture
 def collection(tmp_path: Path) -> Collection:
     """120 rows, one a minute, around the midnight of 2023-12-16."""
-    made = create_collection(
-        str(tmp_path / "s6a"),
-        small_schema(),
-        DatePartitioning("time", "day"),
-        clock=FakeClock(datetime(2024, 1, 1, tzinfo=UTC)),
-    )
+    clock = FakeClock(datetime(2024, 1, 1, tzinfo=UTC))
+    made = create_collection(str(tmp_path / "s6a"), small_schema(), DatePartitioning("time", "day"), clock=clock)
     made.insert(heights(range(23 * 60, 25 * 60), unit=MINUTES), granule="first")
     return made
 
@@ -131,6 +128,7 @@ def test_an_axis_that_is_no_time_stays_a_number(tmp_path: Path) -> None:
         (
             Variable("distance", "<f8", ("row",), (8,), math.nan, {"units": "km"}),
             Variable("cycle", "<u2", ("row",), (8,), attributes={"scale_factor": 2, "add_offset": 10}),
+            provenance_variable("row", 8),
         ),
     )
     made = create_collection(str(tmp_path / "c"), schema, SequencePartitioning(("cycle",)))
@@ -142,7 +140,11 @@ def test_an_axis_that_is_no_time_stays_a_number(tmp_path: Path) -> None:
     assert found["axis"] == {"path": "distance", "dimension": "row", "is_time": False}
     assert found["period"] == {"first": 1.5, "last": 2.5}
     assert [p["path"] for p in found["partitions"]] == ["cycle=7", "cycle=9"]
-    assert {v["path"]: v["fill_value"] for v in found["variables"]} == {"cycle": None, "distance": "NaN"}
+    assert {v["path"]: v["fill_value"] for v in found["variables"]} == {
+        "cycle": None,
+        "distance": "NaN",
+        PROVENANCE: None,
+    }
     text = printed(inspection)
     assert "by sequence: cycle" in text
     assert "x 2 + 10" in text

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.errors import StateInUseError
-from daemon.journal import FILE, Entry, Journal, State, StateUnusableError, owned_state_dir
+from daemon.errors import StateInUseError, StateUnusableError
+from daemon.journal import FILE, Entry, Journal, State, owned_state_dir
 
 PROJECT = Path(__file__).parents[2]
 NOON = datetime(2026, 7, 30, 12, tzinfo=UTC)

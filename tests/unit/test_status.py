@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from daemon.journal import FILE, Entry, Journal, State, StateUnusableError
+from daemon.errors import StateUnusableError
+from daemon.journal import FILE, Entry, Journal, State
 from daemon.rendering import json_text, printable, seconds
 from daemon.settings import Settings, load_settings
 from daemon.status import Latency, Status, collect, render
@@ -53,17 +55,8 @@ def after_noon(value: float) -> datetime:
 def lines() -> Iterator[Entry]:
     """20 granules in, with latencies of 1 to 20 s; four others in other states; one of a collection long gone."""
     for n in range(1, 21):
-        yield Entry(
-            str(n),
-            "s6a",
-            "b",
-            f"in/{n}.nc",
-            State.COMMITTED,
-            attempts=1,
-            landed=NOON,
-            received=NOON,
-            settled=after_noon(n),
-        )
+        landed = Entry(str(n), "s6a", "b", f"in/{n}.nc", State.COMMITTED, attempts=1, landed=NOON, received=NOON)
+        yield replace(landed, settled=after_noon(n))
     yield Entry("30", "s6a", "b", "in/30.nc", State.SKIPPED, reason="empty", message="no rows", settled=after_noon(1))
     yield Entry(
         "31",

@@ -20,7 +20,7 @@ from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Sto
 from zarr.core.buffer import Buffer, BufferPrototype
 
 from zcollection_engine.errors import NotFoundError, PreconditionFailedError, ReadOnlyError, SnapshotExpiredError
-from zcollection_engine.stores.base import ObjectStore
+from zcollection_engine.stores.base import ObjectInfo, ObjectStore, StoredObject
 
 _MAGIC = 0x184D2A5E
 
@@ -76,8 +76,8 @@ class ChunkWriter:
             new = self._create(key, data) if etag is None else self._objects.replace(key, data, etag)
         except PreconditionFailedError:
             # A transparently retried request fails on its own first success.
-            stored = self._objects.get(key)
-            if stored.data != data:
+            stored = self._present(key)
+            if stored is None or stored.data != data:
                 raise
             new = stored.info.etag
         with self._lock:
@@ -87,11 +87,19 @@ class ChunkWriter:
         try:
             return self._objects.create(key, data)
         except PreconditionFailedError:
-            leftover = self._objects.get(key)
+            leftover = self._present(key)
+            if leftover is None:
+                raise
             if leftover.data == data:
                 return leftover.info.etag
             self._check()
             return self._objects.replace(key, data, leftover.info.etag)
+
+    def _present(self, key: str) -> StoredObject | None:
+        try:
+            return self._objects.get(key)
+        except NotFoundError:
+            return None
 
 
 class ChunkStore(Store):
@@ -107,6 +115,8 @@ class ChunkStore(Store):
         Metadata documents by path in the partition; they are served from here and never written.
     writer
         Writes chunks; None for a read-only store.
+    guard
+        Called with every chunk that was read; raises `SnapshotExpiredError` when it may be another generation's.
     """
 
     supports_writes: bool = True
@@ -119,12 +129,14 @@ class ChunkStore(Store):
         prefix: str,
         documents: Mapping[str, bytes],
         writer: ChunkWriter | None = None,
+        guard: Callable[[ObjectInfo], None] | None = None,
     ) -> None:
         super().__init__(read_only=writer is None)
         self._objects = objects
         self._prefix = prefix
         self._documents = dict(documents)
         self._writer = writer
+        self._guard = guard
         self._fetched: dict[str, bytes] = {}
 
     def __eq__(self, other: object) -> bool:
@@ -143,7 +155,9 @@ class ChunkStore(Store):
     def with_read_only(self, read_only: bool = False) -> ChunkStore:
         if not read_only and self._writer is None:
             raise ReadOnlyError(f"{self} was opened for reading")
-        return ChunkStore(self._objects, self._prefix, self._documents, None if read_only else self._writer)
+        return ChunkStore(
+            self._objects, self._prefix, self._documents, None if read_only else self._writer, self._guard
+        )
 
     def prefetch(self, keys: Iterable[str]) -> None:
         """Fetch the chunks that will be written partly, all before the first write, and observe their ETags."""
@@ -169,12 +183,15 @@ class ChunkStore(Store):
 
     def _read_chunk(self, key: str) -> bytes:
         try:
-            return self._objects.get(self._full(key)).data
+            stored = self._objects.get(self._full(key))
         except NotFoundError as error:
             raise SnapshotExpiredError(
                 f"{self}: chunk {key} is gone; the partition was rewritten since it was opened: refresh and read again",
                 partition=self._prefix,
             ) from error
+        if self._guard is not None:
+            self._guard(stored.info)
+        return stored.data
 
     async def get_partial_values(
         self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]

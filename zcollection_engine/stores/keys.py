@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 from zcollection_engine.errors import InvalidInputError
 
+#: Characters whose predecessor is one that a key may have inside a part's name.
+_WITH_PREDECESSOR = frozenset(map(chr, range(ord("1"), ord("~") + 1))) - {"\\", "]"}
+
 
 def check_key(key: str) -> str:
     """Return ``key`` when every store can hold it unchanged.
@@ -80,12 +83,16 @@ class Root:
 def listing_offset(prefix: str, after: str) -> str | None:
     """Return a name behind which a server may start its listing of ``prefix``, for all that sorts behind ``after``.
 
-    Servers sort the flat text of their keys ("a b" < "a/c"), or walk a tree ("a/c" before "a b", SeaweedFS). Cut
-    before the first character that sorts under "/", ``after`` has the same place in both orders. None means: from
-    the start of the prefix.
+    Servers sort the flat text of their keys ("a b" < "a/c"), or walk a tree ("a/c" before "a b"), where they also pass
+    over the whole folder that is named (both SeaweedFS). Cut before its first character that sorts under "/",
+    ``after`` has the same place in both orders; a little before that is no folder's name. None means: from the start
+    of the prefix.
     """
     if not after.startswith(prefix):
         return None
     tail = after[len(prefix) :]
     end = next((i for i, character in enumerate(tail) if character < "/"), len(tail))
-    return prefix + tail[:end] if end else None
+    for position in range(end - 1, -1, -1):
+        if tail[position] in _WITH_PREDECESSOR:
+            return f"{prefix}{tail[:position]}{chr(ord(tail[position]) - 1)}~"
+    return None

@@ -44,7 +44,7 @@ def normalised_url(url: str) -> str:
 
 def join_url(root: str, key: str) -> str:
     """Return the URL of the object ``key`` of the store at ``root``."""
-    return f"{root.rstrip('/')}/{key}"
+    return f"{root}{key}" if root.endswith("/") else f"{root}/{key}"
 
 
 def split_url(url: str) -> tuple[str, str]:

@@ -1,0 +1,371 @@
+"""What the store of files adds to the contract: versions, durability, locks, and what killed writers leave."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from zcollection_engine.errors import InvalidInputError, NotFoundError, PreconditionFailedError, StorageError
+from zcollection_engine.stores import posix
+from zcollection_engine.stores.posix import PosixStore
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> PosixStore:
+    return PosixStore(tmp_path / "root")
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Paths in the order in which they were made durable."""
+    paths: list[str] = []
+    fsync = os.fsync
+
+    def recording(descriptor: int) -> None:
+        fsync(descriptor)
+        paths.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+
+    monkeypatch.setattr(os, "fsync", recording)
+    return paths
+
+
+class TestVersions:
+    def test_no_version_recurs_when_replacements_come_faster_than_the_kernels_clock(self, store: PosixStore) -> None:
+        etags = [store.create("x", b"same")]
+        for _ in range(300):
+            etags.append(store.replace("x", b"same", etags[-1]))
+        assert len(set(etags)) == len(etags)
+
+    def test_no_version_recurs_when_the_clock_stands_still(
+        self, store: PosixStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(time, "time_ns", lambda: 1_700_000_000_000_000_000)
+        etags = [store.create("x", b"same")]
+        for _ in range(5):
+            etags.append(store.replace("x", b"same", etags[-1]))
+        assert len(set(etags)) == len(etags)
+        assert store.head("x").etag == etags[-1]
+
+    def test_no_version_recurs_when_the_clock_goes_back(
+        self, store: PosixStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first = store.create("x", b"same")
+        monkeypatch.setattr(time, "time_ns", lambda: 1_600_000_000_000_000_000)
+        assert store.replace("x", b"same", first) != first
+
+    def test_no_version_recurs_on_a_file_system_with_coarse_times(
+        self, store: PosixStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        utime = os.utime
+
+        def coarse(path: int, *, ns: tuple[int, int]) -> None:
+            utime(path, ns=(ns[0] // 10**9 * 10**9, ns[1] // 10**9 * 10**9))
+
+        monkeypatch.setattr(os, "utime", coarse)
+        etags = [store.create("x", b"same")]
+        for _ in range(5):
+            etags.append(store.replace("x", b"same", etags[-1]))
+        assert len(set(etags)) == len(etags)
+        assert store.head("x").etag == etags[-1]
+
+    def test_a_copied_folder_holds_the_same_versions(self, store: PosixStore, tmp_path: Path) -> None:
+        etag = store.create("a/x", b"1")
+        subprocess.run(["cp", "-a", str(tmp_path / "root"), str(tmp_path / "copy")], check=True)
+        assert PosixStore(tmp_path / "copy").head("a/x").etag == etag
+
+
+class TestWholeObjects:
+    def test_a_half_written_object_is_never_listed(self, store: PosixStore, tmp_path: Path) -> None:
+        store.create("a/x", b"1")
+        (tmp_path / "root/a/.0123456789abcdef.part").write_bytes(b"half")
+        (tmp_path / "root/a/y.part").write_bytes(b"an object of that name")
+        assert [info.key for info in store.list()] == ["a/x", "a/y.part"]
+
+    def test_what_killed_writers_left_is_swept_by_age(self, store: PosixStore, tmp_path: Path) -> None:
+        store.create("a/x", b"1")
+        old, young = (tmp_path / f"root/a/.{name}.part" for name in ("old", "young"))
+        for path in (old, young):
+            path.write_bytes(b"half")
+        os.utime(old, (1e9, 1e9))
+        assert store.sweep(timedelta(hours=24)) == 1
+        assert not old.exists()
+        assert young.exists()
+        assert store.get("a/x").data == b"1"
+
+    def test_a_failed_write_leaves_nothing(
+        self, store: PosixStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(_descriptor: int) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(StorageError, match=r"cannot create file://.*/root/x\.json: No space left"):
+            store.create("x.json", b"1")
+        assert list((tmp_path / "root").iterdir()) == []
+
+    def test_an_object_that_changes_in_place_while_read_is_refused(
+        self, store: PosixStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store.create("growing.nc", b"1")
+        fstat = os.fstat
+
+        def growing(descriptor: int) -> os.stat_result:
+            status = fstat(descriptor)
+            with (tmp_path / "root/growing.nc").open("ab") as file:
+                file.write(b"more")
+            return status
+
+        monkeypatch.setattr(os, "fstat", growing)
+        with pytest.raises(StorageError, match=r"growing\.nc was changed in place"):
+            store.get("growing.nc")
+
+    def test_objects_of_a_killed_process_are_whole(self, tmp_path: Path) -> None:
+        script = (
+            "import sys\n"
+            "from zcollection_engine.stores.posix import PosixStore\n"
+            "store = PosixStore(sys.argv[1])\n"
+            "etag = store.create('replaced', bytes(300_000))\n"
+            "print(flush=True)\n"
+            "for turn in range(10**6):\n"
+            "    store.create(f'created/{turn}', bytes(300_000))\n"
+            "    etag = store.replace('replaced', bytes(300_000), etag)\n"
+        )
+        with subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            store = PosixStore(tmp_path)
+            _until(lambda: len(list(store.list("created/"))) >= 20)
+            process.send_signal(signal.SIGKILL)
+        found = list(store.list())
+        assert len(found) >= 21
+        assert {info.size for info in found} == {300_000}
+
+    def test_a_link_that_reports_its_own_success_as_a_conflict_counts_as_success(
+        self, store: PosixStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        link = Path.hardlink_to
+
+        def repeated(path: Path, target: Path) -> None:
+            link(path, target)
+            link(path, target)
+
+        monkeypatch.setattr(Path, "hardlink_to", repeated)
+        etag = store.create("x", b"1")
+        assert store.head("x").etag == etag
+
+
+class TestDurability:
+    def test_a_document_is_durable_when_create_returns(
+        self, store: PosixStore, tmp_path: Path, synced: list[str]
+    ) -> None:
+        store.create(".zcommits/1.json", b"{}")
+        folder = str(tmp_path / "root/.zcommits")
+        assert synced[0].startswith(f"{folder}/.")
+        assert synced[1:] == [folder, str(tmp_path / "root"), str(tmp_path)]
+
+    def test_a_second_document_syncs_itself_and_its_folder_only(
+        self, store: PosixStore, tmp_path: Path, synced: list[str]
+    ) -> None:
+        store.create("a/b/zarr.json", b"{}")
+        synced.clear()
+        store.replace("a/b/zarr.json", b"{ }", store.head("a/b/zarr.json").etag)
+        assert len(synced) == 2
+        assert synced[1] == str(tmp_path / "root/a/b")
+
+    @pytest.mark.parametrize("key", ["x.json", ".zcommits/1", "a/.zmetadata", "a/.zarray"])
+    def test_documents_are_known_by_name(self, store: PosixStore, synced: list[str], key: str) -> None:
+        store.create(key, b"{}")
+        assert synced
+
+    def test_chunks_wait_for_flush(self, store: PosixStore, tmp_path: Path, synced: list[str]) -> None:
+        for key in ("a/c/0", "a/c/1", "a/c/2"):
+            store.create(key, b"1")
+        assert synced == []
+        store.flush()
+        root = tmp_path / "root"
+        assert {str(root / key) for key in ("a/c/0", "a/c/1", "a/c/2")} <= set(synced)
+        assert synced[3:] == [str(root / "a/c"), str(root / "a"), str(root), str(tmp_path)]
+        synced.clear()
+        store.flush()
+        assert synced == []
+
+    def test_a_flush_that_failed_is_made_up_for(
+        self, store: PosixStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, synced: list[str]
+    ) -> None:
+        def broken(_descriptor: int) -> None:
+            raise OSError(errno.EIO, "Input/output error")
+
+        store.create("c/0", b"1")
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", broken)
+            with pytest.raises(StorageError, match=r"cannot flush .*Input/output error"):
+                store.flush()
+        store.flush()
+        assert str(tmp_path / "root/c/0") in synced
+
+    def test_deleted_objects_and_folders_are_no_obstacle_to_flush(
+        self, store: PosixStore, tmp_path: Path, synced: list[str]
+    ) -> None:
+        store.create("a/b/c/0", b"1")
+        store.delete("a/b/c/0")
+        store.flush()
+        assert str(tmp_path / "root") in synced
+        assert not (tmp_path / "root/a").exists()
+
+
+class TestFolders:
+    def test_delete_removes_folders_that_became_empty(self, store: PosixStore, tmp_path: Path) -> None:
+        store.create("a/b/x", b"1")
+        store.create("a/y", b"1")
+        store.delete("a/b/x")
+        assert not (tmp_path / "root/a/b").exists()
+        store.delete("a/y")
+        assert (tmp_path / "root").exists()
+        assert list(store.list()) == []
+
+    def test_objects_can_come_while_folders_go(self, store: PosixStore) -> None:
+        def come_and_go(index: int) -> None:
+            for _ in range(100):
+                store.create(f"a/b/c/{index}", b"1")
+                store.delete(f"a/b/c/{index}")
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(come_and_go, range(4)))
+        assert list(store.list()) == []
+
+    def test_links_to_files_are_objects_and_links_to_folders_are_not_followed(
+        self, store: PosixStore, tmp_path: Path
+    ) -> None:
+        store.create("a/x", b"1")
+        root = tmp_path / "root"
+        (root / "loop").symlink_to(root)
+        (root / "link").symlink_to(root / "a/x")
+        (root / "dangling").symlink_to(root / "none")
+        assert [info.key for info in store.list()] == ["a/x", "link"]
+        assert store.get("link").data == b"1"
+        with pytest.raises(NotFoundError):
+            store.get("dangling")
+
+    def test_a_folder_and_an_object_cannot_share_a_name(self, store: PosixStore) -> None:
+        store.create("a/x", b"1")
+        with pytest.raises(InvalidInputError, match="is a folder"):
+            store.create("a", b"1")
+        with pytest.raises(StorageError, match="cannot create"):
+            store.create("a/x/y", b"1")
+
+    @pytest.mark.parametrize("key", ["a/.x.part", ".zcommits/locks/x.lock"])
+    def test_names_of_the_stores_own_files_are_refused(self, store: PosixStore, key: str) -> None:
+        with pytest.raises(InvalidInputError, match="reserved"):
+            store.create(key, b"1")
+
+    def test_a_listing_describes_only_what_sorts_behind_a_name(
+        self, store: PosixStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for number in range(50):
+            store.create(f"log/{number:02}", b"1")
+            store.create(f"old/{number:02}/x", b"1")
+        described: list[str] = []
+        info = posix._info
+        monkeypatch.setattr(posix, "_info", lambda key, status: described.append(key) or info(key, status))
+        assert [i.key for i in store.list("log/", after="log/47")] == ["log/48", "log/49"]
+        assert described == ["log/48", "log/49"]
+
+    def test_a_folder_of_any_spelling_is_one_store(self, tmp_path: Path) -> None:
+        assert PosixStore(f"file://{tmp_path}/x/").url == PosixStore(tmp_path / "y" / ".." / "x").url
+
+
+class TestExclusive:
+    def test_one_thread_at_a_time_holds_a_lock(self, store: PosixStore) -> None:
+        inside = 0
+        most = 0
+
+        def enter(_: int) -> None:
+            nonlocal inside, most
+            for _ in range(50):
+                with store.exclusive("year=2022/month=01"):
+                    inside += 1
+                    most = max(most, inside)
+                    time.sleep(0)
+                    inside -= 1
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(enter, range(4)))
+        assert most == 1
+
+    def test_locks_of_different_names_do_not_wait_for_each_other(self, store: PosixStore) -> None:
+        names = ("a/b", "a%2Fb", "a_b", "x" * 300, "x" * 301, "replace")
+        with ThreadPoolExecutor(len(names)) as pool:
+            gate = threading.Barrier(len(names))
+
+            def hold(name: str) -> None:
+                with store.exclusive(name):
+                    gate.wait(30)
+
+            list(pool.map(hold, names))
+        assert list(store.list()) == []
+
+    def test_writes_go_on_while_a_lock_is_held(self, store: PosixStore) -> None:
+        with store.exclusive("x"):
+            store.replace("x", b"2", store.create("x", b"1"))
+            store.delete("x")
+
+    def test_an_error_inside_frees_the_lock(self, store: PosixStore) -> None:
+        with pytest.raises(PreconditionFailedError), store.exclusive("x"):
+            raise PreconditionFailedError("inside")
+        with store.exclusive("x"):
+            pass
+
+    def test_the_lock_of_another_process_is_waited_for_and_freed_by_its_death(
+        self, store: PosixStore, tmp_path: Path
+    ) -> None:
+        with _holder(tmp_path / "root", "x") as process:
+            taken = threading.Event()
+
+            def take() -> None:
+                with store.exclusive("x"):
+                    taken.set()
+
+            thread = threading.Thread(target=take)
+            thread.start()
+            assert not taken.wait(0.3)
+            process.send_signal(signal.SIGKILL)
+            assert taken.wait(30)
+            thread.join()
+
+
+@contextmanager
+def _holder(root: Path, name: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a process that holds a lock until it is killed."""
+    script = (
+        "import sys, signal\n"
+        "from zcollection_engine.stores.posix import PosixStore\n"
+        "with PosixStore(sys.argv[1]).exclusive(sys.argv[2]):\n"
+        "    print(flush=True)\n"
+        "    signal.pause()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script, str(root), name], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            yield process
+        finally:
+            process.kill()
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
