@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,9 +12,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
+import zarr
 
+from zcollection_engine import Collection, open_collection
 from zcollection_engine.chunking import provenance_variable
+from zcollection_engine.clock import Clock
 from zcollection_engine.identity import GranuleEntry, GranuleIdentity
+from zcollection_engine.ingest import granule_from_dataset, prepare
 from zcollection_engine.merging import Share, TimeSeries
 from zcollection_engine.schema import (
     TIME_CALENDAR,
@@ -22,6 +27,9 @@ from zcollection_engine.schema import (
     Schema,
     Variable,
 )
+from zcollection_engine.stores.base import ObjectInfo, ObjectStore, StoredObject
+from zcollection_engine.stores.memory import MemoryStore
+from zcollection_engine.transaction import Offer
 
 DAY = 86_400 * 10**9
 HOUR = 3_600 * 10**9
@@ -119,3 +127,75 @@ def entry(
         (precedence,),
         {path: Share(len(v), rule.intervals(np.asarray(v))) for path, v in shares.items()},
     )
+
+
+class S3LikeStore(MemoryStore):
+    """Objects in memory as S3 keeps them: ETags are hashes of the content, times are a clock's."""
+
+    def __init__(self, url: str, clock: Clock) -> None:
+        super().__init__(url)
+        self._clock = clock
+
+    def _put(self, full: str, data: bytes) -> str:
+        etag = hashlib.md5(data, usedforsecurity=False).hexdigest()
+        info = ObjectInfo(full, len(data), etag, self._clock.now())
+        self._space.objects[full] = StoredObject(bytes(data), info)
+        return etag
+
+    def copy(self) -> S3LikeStore:
+        """Return a store of its own with the same objects."""
+        twin = S3LikeStore(f"memory://{uuid.uuid4().hex}", self._clock)
+        for info in self.list():
+            twin.create(info.key, self.get(info.key).data)
+        return twin
+
+
+def offer_of(collection: Collection, dataset: xr.Dataset, key: str, *, precedence: int = 1) -> Offer:
+    """A granule of the same identity whenever it is made of the same arguments."""
+    granule = granule_from_dataset(dataset, collection.schema, name=key)
+    identity = GranuleIdentity("bucket", key, f"{precedence}", granule.nbytes)
+    creation = collection.state.creation
+    assert creation is not None
+    found, conformed = prepare(
+        granule,
+        collection.config,
+        identity=identity,
+        url=f"s3://bucket/{key}",
+        precedence=(precedence,),
+        immutable=creation.immutable,
+    )
+    return Offer(found, conformed)
+
+
+Rows = list[tuple[int, int]]
+
+
+def engine_rows(store: ObjectStore) -> dict[str, Rows]:
+    """(seconds, stored height) of each row by partition, as the engine's reader sees them."""
+    collection = open_collection(store)
+    found: dict[str, Rows] = {}
+    for partition in collection.partitions():
+        dataset = collection.load([partition.path], decode=False)
+        assert isinstance(dataset, xr.Dataset)
+        found[partition.path] = rows_of(dataset)
+    return found
+
+
+def plain_rows(store: ObjectStore, *, consolidated: bool = True) -> dict[str, Rows]:
+    """The same as plain zarr sees them, which knows nothing of the log, in every partition that has a document."""
+    make = zarr.core.buffer.cpu.Buffer.from_bytes
+    objects = {info.key: make(store.get(info.key).data) for info in store.list() if not info.key.startswith(".z")}
+    folder = zarr.storage.MemoryStore(objects)
+    found: dict[str, Rows] = {}
+    for key in [k for k in objects if k.endswith("/zarr.json")]:
+        path = key.removesuffix("/zarr.json")
+        group = b'"consolidated_metadata"' in objects[key].to_bytes()
+        if not group:
+            continue
+        node = zarr.open_group(folder, path=path, mode="r", use_consolidated=consolidated)
+        columns = {name: np.asarray(node[name][:]) for name in ("time", "height")}
+        seconds = (columns["time"] - START) // 10**9
+        rows = list(zip(seconds.tolist(), columns["height"].tolist(), strict=True))
+        if rows:
+            found[path] = rows
+    return found

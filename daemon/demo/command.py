@@ -15,7 +15,7 @@ from rich.console import Console
 from daemon import app, logs
 from daemon.demo import report
 from daemon.demo.delivery import BACKLOG, Delivered, Deliverer
-from daemon.demo.folder import COLLECTION_PREFIX, COLLECTION_URL, DemoFolder
+from daemon.demo.folder import COLLECTION_URL, DemoFolder
 from daemon.demo.granules import PREFIX, DemoGranule, Kind, make_deliveries
 from daemon.demo.progress import Watcher, display
 from daemon.demo.results import Results
@@ -25,6 +25,8 @@ from daemon.journal import Entry
 from daemon.rendering import make_console, seconds
 from daemon.settings import Settings, load_settings
 from zcollection_engine.collection import open_collection
+from zcollection_engine.stores.base import ObjectStore
+from zcollection_engine.stores.resolve import open_store
 
 #: Requests under way when the collection is copied.
 _COPIES = 4
@@ -69,11 +71,12 @@ def demo(folder: Path = Path("demo"), *, console: Console | None = None) -> int:
     with _log_to(place.log), embedded_aws(PREFIX) as aws:
         settings = _settings(place, aws)
         delivered, entries = _ingest(console, settings, aws, deliveries)
+        store = open_store(COLLECTION_URL, settings.storage_options)
         partitions = open_collection(COLLECTION_URL, storage=settings.storage_options).partitions()
         partition = partitions[len(partitions) // 2].path
         with ThreadPoolExecutor(1) as pool:
             proving = pool.submit(report.prove, f"{COLLECTION_URL}/{partition}", aws.endpoint_url)
-            results = Results(delivered, BACKLOG, entries, partitions, _copy(aws, place))
+            results = Results(delivered, BACKLOG, entries, partitions, _copy(store, place))
             _draw(place, results)
             proof = proving.result()
     surprises = results.surprises()
@@ -112,12 +115,11 @@ def _ingest(
     return deliverer.delivered, watcher.entries
 
 
-def _copy(aws: EmbeddedAws, place: DemoFolder) -> dict[str, int]:
-    """Copy the collection into the folder; returns the objects' sizes by key relative to its root."""
-    root = f"{COLLECTION_PREFIX}/"
-    sizes = {key.removeprefix(root): size for key, size in aws.list(root).items()}
+def _copy(store: ObjectStore, place: DemoFolder) -> dict[str, int]:
+    """Copy the collection into the folder; returns the objects' sizes by key."""
+    sizes = {info.key: info.size for info in store.list()}
     with ThreadPoolExecutor(_COPIES) as pool:
-        contents = pool.map(lambda key: aws.get(root + key), sizes)
+        contents = pool.map(lambda key: store.get(key).data, sizes)
         place.write_collection(zip(sizes, contents, strict=True))
     return sizes
 

@@ -12,10 +12,10 @@ from daemon.demo.server import EmbeddedAws
 from daemon.journal import Entry
 
 #: Deliveries that wait in the bucket before the daemon starts.
-BACKLOG = 24
+BACKLOG = 28
 
 #: Seconds between two deliveries after that.
-PACE_SECONDS = 0.4
+PACE_SECONDS = 0.3
 
 #: Seconds between two versions of an object at least, since stores tell its time in whole seconds (HTTP) and the newer
 #: version wins.

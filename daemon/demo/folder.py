@@ -13,8 +13,7 @@ from daemon.errors import DaemonError
 
 MARKER = ".zcollectiond-demo"
 COLLECTION = "altimetry"
-COLLECTION_PREFIX = f"collections/{COLLECTION}"
-COLLECTION_URL = f"s3://{BUCKET}/{COLLECTION_PREFIX}"
+COLLECTION_URL = f"s3://{BUCKET}/collections/{COLLECTION}"
 
 _SETTINGS = """\
 # The settings with which this demonstration ran: a whole file for "zcollectiond run --config settings.toml".

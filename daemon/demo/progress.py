@@ -47,7 +47,7 @@ def display(console: Console, total: int) -> Iterator[Callable[[int, int], None]
         yield lambda settled, visible: _line(console, settled, visible, total)
         return
     columns = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=console, refresh_per_second=4, transient=True) as progress:
         task = progress.add_task("starting", total=total)
 
         def show(settled: int, visible: int) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -127,15 +130,17 @@ def show_rest(console: Console, folder: DemoFolder, partition: str, surprises: S
 
 def next_commands(folder: DemoFolder, partition: str) -> dict[str, str]:
     """Commands that work when the demonstration is over, by what they do."""
-    day = _relative(folder.collection / partition)
-    opened = f"import xarray; print(xarray.open_zarr('{day}').swh.max().compute())"
+    program = _program()
+    collection, settings = _quoted(folder.collection), _quoted(folder.watch_settings)
+    day = json.dumps(_relative(folder.collection / partition))
+    opened = f"import xarray; print(xarray.open_zarr({day}).swh.max().compute())"
     return {
-        "what the collection holds": f"{_program()} inspect {_relative(folder.collection)}",
-        "the highest waves of a day": f'{_relative(Path(sys.executable))} -c "{opened}"',
+        "what the collection holds": f"{program} inspect {collection}",
+        "the highest waves of a day, in metres": f"{_quoted(Path(sys.executable))} -c {shlex.quote(opened)}",
         "the same granules through a watched folder, with neither server nor queue": (
-            f"{_program()} run --config {_relative(folder.watch_settings)} --until-idle"
+            f"{program} run --config {settings} --until-idle"
         ),
-        "what became of them": f"{_program()} status --config {_relative(folder.watch_settings)}",
+        "what became of them": f"{program} status --config {settings}",
     }
 
 
@@ -244,7 +249,14 @@ def _relative(path: Path, start: Path | None = None) -> str:
     return str(path.absolute().relative_to(base)) if path.absolute().is_relative_to(base) else str(path.absolute())
 
 
+def _quoted(path: Path) -> str:
+    """The same, as the shell needs it."""
+    return shlex.quote(_relative(path))
+
+
 def _program() -> str:
     """The command as it can be typed here."""
-    beside = Path(sys.executable).parent / "zcollectiond"
-    return _relative(beside) if beside.exists() else "zcollectiond"
+    beside = Path(sys.executable).with_name("zcollectiond")
+    if beside.exists():
+        return _quoted(beside)
+    return "zcollectiond" if shutil.which("zcollectiond") else f"{_quoted(Path(sys.executable))} -m daemon"

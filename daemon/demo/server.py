@@ -78,16 +78,6 @@ class EmbeddedAws:
         etag: str = self._s3.put_object(Bucket=BUCKET, Key=key, Body=data)["ETag"]
         return etag.strip('"')
 
-    def get(self, key: str) -> bytes:
-        """Read an object."""
-        data: bytes = self._s3.get_object(Bucket=BUCKET, Key=key)["Body"].read()
-        return data
-
-    def list(self, prefix: str) -> dict[str, int]:
-        """Sizes in bytes of all objects below a prefix, by key."""
-        pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
-        return {found["Key"]: found["Size"] for page in pages for found in page.get("Contents", ())}
-
     def hold(self) -> str:
         """Take the message with which S3 tests a new notification into our hands; returns its receipt.
 

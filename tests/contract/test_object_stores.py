@@ -56,7 +56,7 @@ ODD_KEYS = (
 #: Keys whose order differs between a flat text, where " " < "/", and a tree.
 ORDERED_KEYS = sorted(["a", "a b/x", "a!", "a-b", "a.b", "b/a/z", "b/a-/z", "b/a.json", "c", "c0/1", "é", "日本", "💧"])
 
-BACKENDS = {
+BACKENDS: dict[str, tuple[type[ObjectStore], pytest.MarkDecorator | tuple[()]]] = {
     "memory": (MemoryStore, ()),
     "posix": (PosixStore, ()),
     "fsspec": (FilesystemStore, ()),

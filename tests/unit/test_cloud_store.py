@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from zcollection_engine.stores.options import StorageOptions
 
 
 @pytest.fixture
-def profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No keys in the environment, but a profile that has them."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION", *servers.AWS_UNSET):
         monkeypatch.delenv(name, raising=False)
@@ -33,7 +32,6 @@ def profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_PROFILE", "operator")
-    return
 
 
 def test_keys_and_region_come_from_the_profile(profile: None) -> None:
@@ -46,11 +44,29 @@ def test_keys_and_region_come_from_the_profile(profile: None) -> None:
     assert credentials.region("us-west-2") == "us-west-2"
 
 
+@pytest.fixture
+def guarded_bucket(seaweed_server: S3Server) -> str:
+    """A bucket of a server that refuses other keys than its own."""
+    return seaweed_server.new_bucket()
+
+
 @pytest.mark.integration
-def test_a_bucket_opens_with_the_keys_of_a_profile(seaweed_server: S3Server, profile: None) -> None:
-    store = CloudStore(f"s3://{seaweed_server.new_bucket()}", StorageOptions(endpoint_url=seaweed_server.endpoint_url))
+def test_a_bucket_opens_with_the_keys_of_a_profile(
+    seaweed_server: S3Server, guarded_bucket: str, profile: None
+) -> None:
+    store = CloudStore(f"s3://{guarded_bucket}", StorageOptions(endpoint_url=seaweed_server.endpoint_url))
     etag = store.create("x", b"1")
     assert store.head("x").etag == etag
+
+
+@pytest.mark.integration
+def test_wrong_keys_are_an_error_of_the_storage(
+    seaweed_server: S3Server, guarded_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    store = CloudStore(f"s3://{guarded_bucket}", StorageOptions(endpoint_url=seaweed_server.endpoint_url))
+    with pytest.raises(StorageError, match=r"(?s)cannot create s3://bucket-.*/x: .*403.*SignatureDoesNotMatch"):
+        store.create("x", b"1")
 
 
 @pytest.mark.integration
@@ -105,7 +121,7 @@ def test_a_url_without_a_bucket_is_refused(url: str) -> None:
 
 
 class TestGoogle:
-    """Against obstore's store in memory; its conditions are checked by the fake below, as Google's are by generation."""
+    """Against obstore's store in memory, which has ETags but no generations."""
 
     @pytest.fixture
     def store(self, monkeypatch: pytest.MonkeyPatch) -> CloudStore:
@@ -117,15 +133,16 @@ class TestGoogle:
     def test_a_replacement_names_the_generation(self, store: CloudStore, monkeypatch: pytest.MonkeyPatch) -> None:
         modes: list[Any] = []
         head, put = obstore.head, obstore.put
+
+        def noted(*args: Any, mode: Any, **others: Any) -> Any:
+            modes.append(mode)
+            return put(*args, mode="overwrite", **others)
+
         monkeypatch.setattr(obstore, "head", lambda *args: {**head(*args), "version": "generation 7"})
-        monkeypatch.setattr(
-            obstore,
-            "put",
-            lambda *args, mode: modes.append(mode) or put(*args, mode="overwrite" if modes[1:] else mode),
-        )
+        monkeypatch.setattr(obstore, "put", noted)
         etag = store.create("x", b"1")
         store.replace("x", b"2", etag)
-        assert modes == ["create", {"e_tag": etag, "version": "generation 7"}]
+        assert modes == ["create", {"e_tag": f'"{etag}"', "version": "generation 7"}]
 
     def test_a_replacement_of_another_version_is_not_sent(self, store: CloudStore) -> None:
         first = store.create("x", b"1")

@@ -13,7 +13,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from zcollection_engine.errors import (
-    NotFoundError,
     OutcomeUnknownError,
     PreconditionFailedError,
     StorageError,
@@ -34,7 +33,8 @@ class Moody(ThreadingHTTPServer):
     """An S3 server of one object, which answers each PUT by the next mood.
 
     "ok": carry it out and say so. "lost": carry it out and answer 500. "busy": answer 503 and do nothing. "cut": carry
-    it out and drop the connection. "taken": someone else's object gets there first, answer 500.
+    it out and drop the connection. "taken": another writer's object of the same bytes gets there first, answer 500.
+    "refused": do nothing and answer 400.
     """
 
     daemon_threads = True
@@ -42,6 +42,7 @@ class Moody(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.content: bytes | None = None
+        self.write_id = ""
         self.moods: deque[str] = deque()
         self.puts = 0
 
@@ -64,12 +65,15 @@ class Handler(BaseHTTPRequestHandler):
         mood = self.server.moods.popleft() if self.server.moods else "ok"
         if mood == "busy":
             return self._answer(503, code="SlowDown")
+        if mood == "refused":
+            return self._answer(400, code="InvalidRequest")
         if mood == "taken":
-            self.server.content = b"another writer's"
+            self.server.content, self.server.write_id = data, "another's"
             return self._answer(500, code="InternalError")
         if not self._condition_holds():
             return self._answer(412, code="PreconditionFailed")
         self.server.content = data
+        self.server.write_id = self.headers["x-amz-meta-writeid"]
         if mood == "cut":
             self.close_connection = True
             return None
@@ -79,6 +83,9 @@ class Handler(BaseHTTPRequestHandler):
         if self.server.content is None:
             return self._answer(404, code="NoSuchKey")
         return self._answer(200, self.server.content)
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
 
     def _condition_holds(self) -> bool:
         if self.headers.get("If-None-Match") == "*":
@@ -91,10 +98,12 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         if self.server.etag:
             self.send_header("ETag", self.server.etag)
+            self.send_header("x-amz-meta-writeid", self.server.write_id)
         self.send_header("Last-Modified", formatdate(usegmt=True))
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        self.wfile.write(data)
+        if self.command != "HEAD":
+            self.wfile.write(data)
 
     def log_message(self, format: str, *args: object) -> None:
         """Say nothing."""
@@ -125,6 +134,7 @@ def test_a_create_whose_answer_was_lost_is_no_conflict_with_itself(kind: Kind, m
     store = kind("s3://bucket", server.options, patience=PATIENCE)
     assert f'"{store.create("x", b"ours")}"' == server.etag
     assert server.puts == 2
+    assert server.content == b"ours"
 
 
 @KINDS
@@ -150,7 +160,16 @@ def test_a_conflict_behind_a_lost_answer_is_told_from_ones_own_success(kind: Kin
     server.moods.append("taken")
     with pytest.raises(PreconditionFailedError, match="s3://bucket/x"):
         kind("s3://bucket", server.options, patience=PATIENCE).create("x", b"ours")
-    assert server.content == b"another writer's"
+    assert server.write_id == "another's"
+
+
+@KINDS
+def test_a_refusal_is_final_and_certain(kind: Kind, server: Moody) -> None:
+    server.moods.append("refused")
+    with pytest.raises(StorageError, match="in a mood") as caught:
+        kind("s3://bucket", server.options, patience=PATIENCE).create("x", b"ours")
+    assert not isinstance(caught.value, OutcomeUnknownError)
+    assert server.puts == 1
 
 
 @KINDS
@@ -161,15 +180,13 @@ def test_each_attempt_is_one_request(kind: Kind, server: Moody) -> None:
     assert server.puts == 3
 
 
-def test_a_plain_conflict_is_not_read_back() -> None:
+def test_a_plain_conflict_is_not_looked_into() -> None:
     store = MemoryStore("memory://settle")
     store.create("x", b"ours")
-
-    def read() -> None:
-        pytest.fail("read back after an answer")
-
     with pytest.raises(PreconditionFailedError):
-        settled_write(lambda: store.create("x", b"ours"), read, data=b"ours", key="x", patience=PATIENCE)  # type: ignore[arg-type]
+        settled_write(
+            lambda: store.create("x", b"ours"), lambda: pytest.fail("asked after an answer"), key="x", patience=PATIENCE
+        )
 
 
 def test_a_conflict_with_what_is_gone_again_stays_a_conflict() -> None:
@@ -178,11 +195,8 @@ def test_a_conflict_with_what_is_gone_again_stays_a_conflict() -> None:
     def send() -> str:
         raise answers.popleft()
 
-    def read() -> None:
-        raise NotFoundError("gone")
-
     with pytest.raises(PreconditionFailedError, match="conflict"):
-        settled_write(send, read, data=b"ours", key="x", patience=PATIENCE)  # type: ignore[arg-type]
+        settled_write(send, lambda: None, key="x", patience=PATIENCE)
 
 
 def test_any_other_error_ends_the_attempts() -> None:
@@ -193,7 +207,7 @@ def test_any_other_error_ends_the_attempts() -> None:
         raise StorageError("access denied")
 
     with pytest.raises(StorageError, match="access denied"):
-        settled_write(send, lambda: pytest.fail("read"), data=b"", key="x", patience=PATIENCE)
+        settled_write(send, lambda: pytest.fail("asked"), key="x", patience=PATIENCE)
     assert len(calls) == 1
 
 

@@ -49,9 +49,9 @@ class ObjectStore(Protocol):
     """A flat space of objects below one root URL. Instances are thread-safe and picklable.
 
     All methods raise `StorageError` when the environment fails, and `InvalidInputError` for a key that
-    `zcollection_engine.stores.keys.check_key` refuses. A conditional write whose answer was lost is settled by
-    reading back: when the object holds the bytes that were sent, the write succeeded. So bytes that must be told
-    from another writer's equal bytes carry an id of their own.
+    `zcollection_engine.stores.keys.check_key` refuses. A conditional write whose answer was lost is sent again and
+    settled by the store: `PreconditionFailedError` always means another write than this call's own, and
+    `OutcomeUnknownError` that nothing is known.
     """
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -28,10 +29,10 @@ from zcollection_engine.stores import credentials
 from zcollection_engine.stores.base import ObjectInfo, StoredObject
 from zcollection_engine.stores.keys import Root, listing_offset
 from zcollection_engine.stores.options import StorageOptions
-from zcollection_engine.stores.settle import Patience, TransientError, settled_write
+from zcollection_engine.stores.settle import WRITE_ID, Patience, TransientError, new_write_id, settled_write
 
 if TYPE_CHECKING:
-    from obstore import ObjectMeta, UpdateVersion
+    from obstore import ObjectMeta, PutMode, UpdateVersion
     from obstore.store import ClientConfig, RetryConfig
 
 #: URL scheme to the one that obstore knows.
@@ -45,6 +46,9 @@ SCHEMES = {
     "abfs": "abfs",
     "abfss": "abfss",
 }
+
+#: What obstore says of a request that the server understood and refused, other than for lateness or haste.
+_REFUSED = re.compile(r"status code: 4(?!08|29)\d\d(?!.*RequestTimeout)", re.DOTALL)
 
 _READ_RETRIES: RetryConfig = {"max_retries": 5, "retry_timeout": timedelta(seconds=60)}
 _NO_RETRIES: RetryConfig = {"max_retries": 0}
@@ -147,20 +151,10 @@ class CloudStore:
         return iter(sorted((info for info in found if info.key > after), key=lambda info: info.key))
 
     def create(self, key: str, data: bytes) -> str:
-        def send() -> str:
-            result = obstore.put(self._open().writing, path, data, mode="create")
-            return _unquoted(result["e_tag"])
-
-        path = self._root.absolute(key)
-        return self._write("create", key, data, send)
+        return self._write("create", key, data, lambda _: "create")
 
     def replace(self, key: str, data: bytes, etag: str) -> str:
-        def send() -> str:
-            result = obstore.put(self._open().writing, path, data, mode=self._version(path, etag))
-            return _unquoted(result["e_tag"])
-
-        path = self._root.absolute(key)
-        return self._write("replace", key, data, send)
+        return self._write("replace", key, data, lambda path: self._version(path, etag))
 
     def delete(self, key: str) -> None:
         path = self._root.absolute(key)
@@ -176,12 +170,23 @@ class CloudStore:
     def flush(self) -> None:
         """Do nothing: an answered write is durable."""
 
-    def _write(self, verb: str, key: str, data: bytes, send: Callable[[], str]) -> str:
-        def once() -> str:
-            with _reporting(verb, self._name(key)):
-                return send()
+    def _write(self, verb: str, key: str, data: bytes, mode: Callable[[str], PutMode]) -> str:
+        def send() -> str:
+            with _reporting(verb, name):
+                attributes = {WRITE_ID: write_id}
+                result = obstore.put(self._open().writing, path, data, mode=mode(path), attributes=attributes)
+                return _unquoted(result["e_tag"])
 
-        return settled_write(once, lambda: self.get(key), data=data, key=self._name(key), patience=self._patience)
+        def written() -> str | None:
+            try:
+                with _reporting("describe", name):
+                    found = obstore.get(self._open().reading, path, options={"head": True})
+                    return _unquoted(found.meta["e_tag"]) if found.attributes.get(WRITE_ID) == write_id else None
+            except NotFoundError:
+                return None
+
+        path, name, write_id = self._root.absolute(key), self._name(key), new_write_id()
+        return settled_write(send, written, key=name, patience=self._patience)
 
     def _version(self, path: str, etag: str) -> UpdateVersion:
         if not self._bucket_url.startswith("gs://"):
@@ -266,7 +271,8 @@ def _reporting(verb: str, name: str) -> Iterator[None]:
     except (PermissionDeniedError, UnauthenticatedError, NotSupportedError) as error:
         raise StorageError(f"cannot {verb} {name}: {_words(error)}", key=name) from error
     except GenericError as error:
-        raise TransientError(f"cannot {verb} {name}: {_words(error)}", key=name) from error
+        kind = StorageError if _REFUSED.search(str(error)) else TransientError
+        raise kind(f"cannot {verb} {name}: {_words(error)}", key=name) from error
     except (BaseError, OSError) as error:
         raise StorageError(f"cannot {verb} {name}: {_words(error)}", key=name) from error
 

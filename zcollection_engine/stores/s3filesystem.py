@@ -17,7 +17,7 @@ from zcollection_engine.stores import credentials
 from zcollection_engine.stores.base import ObjectInfo, StoredObject
 from zcollection_engine.stores.keys import Root, is_key, listing_offset
 from zcollection_engine.stores.options import StorageOptions
-from zcollection_engine.stores.settle import Patience, TransientError, settled_write
+from zcollection_engine.stores.settle import WRITE_ID, Patience, TransientError, new_write_id, settled_write
 
 _SCHEMES = ("s3", "s3a")
 _CONFLICTS = (409, 412)
@@ -38,7 +38,7 @@ class _S3(S3FileSystem):  # type: ignore[misc]
 
 
 class _S3Once(_S3):
-    """The same for conditional writes, which no one below us may repeat."""
+    """The same for conditional writes, which are repeated by us (see `settled_write`)."""
 
     retries = 1
 
@@ -122,10 +122,20 @@ class S3FilesystemStore:
 
     def _write(self, verb: str, key: str, data: bytes, **condition: str) -> str:
         def send() -> str:
-            response = self._call(verb, key, "put_object", kind=_S3Once, Body=data, **condition)
+            metadata = {WRITE_ID: write_id}
+            response = self._call(verb, key, "put_object", kind=_S3Once, Body=data, Metadata=metadata, **condition)
             return str(response["ETag"]).strip('"')
 
-        return settled_write(send, lambda: self.get(key), data=data, key=self._name(key), patience=self._patience)
+        def written() -> str | None:
+            try:
+                response = self._call("describe", key, "head_object")
+            except NotFoundError:
+                return None
+            return response["ETag"].strip('"') if response["Metadata"].get(WRITE_ID) == write_id else None
+
+        write_id = new_write_id()
+        # aiohttp repeats a PUT whose connection was dropped, and cannot be told not to.
+        return settled_write(send, written, key=self._name(key), patience=self._patience, repeats=True)
 
     def _call(self, verb: str, key: str, method: str, kind: type[_S3] = _S3, **request: Any) -> dict[str, Any]:
         path = self._root.absolute(key)

@@ -1,19 +1,22 @@
 """Conditional writes whose answer may get lost on the way.
 
-A client that repeats a conditional request by itself can meet its own first success and report it as a conflict. So
-the clients send such a request once, and the repetition happens here, where a conflict after a lost answer is
-checked against what the object holds.
+A conditional request that is repeated can meet its own first success and be reported as a conflict. So every write
+carries an id of its own in the object's user metadata, and a conflict that may be its own success is checked against
+the id that the object has.
 """
 
 from __future__ import annotations
 
 import random
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from zcollection_engine.errors import NotFoundError, OutcomeUnknownError, PreconditionFailedError, StorageError
-from zcollection_engine.stores.base import StoredObject
+from zcollection_engine.errors import OutcomeUnknownError, PreconditionFailedError, StorageError
+
+#: Name of the user metadata that hold the id of the write; also a valid name on Azure.
+WRITE_ID = "writeid"
 
 
 class TransientError(StorageError):
@@ -32,8 +35,13 @@ class Patience:
         return self.first_pause * 2.0**attempt * (0.5 + random.random())  # noqa: S311
 
 
+def new_write_id() -> str:
+    """Return an id for the metadata (`WRITE_ID`) of one write, the same in all its attempts."""
+    return uuid.uuid4().hex
+
+
 def settled_write(
-    send: Callable[[], str], read: Callable[[], StoredObject], *, data: bytes, key: str, patience: Patience
+    send: Callable[[], str], written: Callable[[], str | None], *, key: str, patience: Patience, repeats: bool = False
 ) -> str:
     """Carry out a conditional write and return the ETag of the object written.
 
@@ -42,19 +50,19 @@ def settled_write(
     send
         Sends the request once and returns the new ETag; raises `PreconditionFailedError` for a conflict and
         `TransientError` when the answer is lost or the server is busy. Any other error is passed on.
-    read
-        Returns the object as it is now.
-    data
-        The bytes that ``send`` writes.
+    written
+        Returns the present object's ETag when its metadata have this write's id, else None.
     key
         What errors call the object.
     patience
         When to give up.
+    repeats
+        Whether the client below may repeat a request unasked, so that the first conflict is doubtful too.
 
     Raises
     ------
     PreconditionFailedError
-        Another object was there, and it does not hold our bytes.
+        The object is another writer's, or gone.
     OutcomeUnknownError
         No attempt was answered.
     """
@@ -62,10 +70,10 @@ def settled_write(
         try:
             return send()
         except PreconditionFailedError:
-            written = _our_success(read, data) if attempt else None
-            if written is None:
+            etag = written() if attempt or repeats else None
+            if etag is None:
                 raise
-            return written
+            return etag
         except TransientError as error:
             if attempt == patience.attempts - 1:
                 raise OutcomeUnknownError(
@@ -73,12 +81,3 @@ def settled_write(
                 ) from error
             time.sleep(patience.pause(attempt))
     raise ValueError(f"patience must allow an attempt: {patience}")
-
-
-def _our_success(read: Callable[[], StoredObject], data: bytes) -> str | None:
-    """Return the present ETag when the object holds the bytes of an earlier attempt."""
-    try:
-        found = read()
-    except NotFoundError:
-        return None
-    return found.info.etag if found.data == data else None

@@ -1,0 +1,469 @@
+"""Transactions under fire: two writers, lost grants, deaths and lost answers at every single request."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from tests.engine_support import (
+    DAY_16,
+    DAY_17,
+    FakeClock,
+    Rows,
+    S3LikeStore,
+    engine_rows,
+    heights,
+    offer_of,
+    plain_rows,
+    small_schema,
+)
+from zcollection_engine import Collection, create_collection, open_collection
+from zcollection_engine.clock import SystemClock
+from zcollection_engine.commits.log import CommitLog
+from zcollection_engine.commits.records import Grant, Release
+from zcollection_engine.errors import BusyError, ConflictError, FencedError, StorageError
+from zcollection_engine.granules.model import Granule
+from zcollection_engine.ingest import LocalExecutor
+from zcollection_engine.jobs import JobResult, PartitionJob
+from zcollection_engine.partitioning import DatePartitioning
+from zcollection_engine.stores.base import ObjectStore
+from zcollection_engine.testing.stores import Fault, FaultStore, fail_before, lose_response
+from zcollection_engine.transaction import WriterOptions
+
+DAY = 86_400
+FOREVER = 10**9
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def store(clock: FakeClock) -> Iterator[S3LikeStore]:
+    made = S3LikeStore(f"memory://{uuid.uuid4().hex}", clock)
+    yield made
+    made.clear()
+
+
+def created(store: ObjectStore, clock: Any, owner: str = "maker", **options: Any) -> Collection:
+    return create_collection(
+        store,
+        small_schema(chunk_rows=4),
+        DatePartitioning("time", "day"),
+        writer=WriterOptions(owner=owner, **options),
+        clock=clock,
+    )
+
+
+def opened(store: ObjectStore, clock: Any, owner: str, **options: Any) -> Collection:
+    return open_collection(store, mode="w", writer=WriterOptions(owner=owner, **options), clock=clock)
+
+
+class HookedExecutor(LocalExecutor):
+    """Runs jobs here, after ``hook``."""
+
+    def __init__(self, store: ObjectStore, hook: Callable[[], None]) -> None:
+        super().__init__(store)
+        self._hook = hook
+
+    def run(self, jobs: Sequence[PartitionJob], payloads: Mapping[int, Granule]) -> list[JobResult]:
+        self._hook()
+        return super().run(jobs, payloads)
+
+
+# Grants.
+
+
+def test_a_held_partition_is_refused_with_the_name_of_its_holder(store: S3LikeStore, clock: FakeClock) -> None:
+    first, second = created(store, clock, "alice"), opened(store, clock, "bob")
+    caught: list[BusyError] = []
+
+    def meanwhile() -> None:
+        with pytest.raises(BusyError, match=f"{DAY_16} is held by 'alice'") as info:
+            second.insert(heights([1]), timeout=0)
+        caught.append(info.value)
+
+    first.commit_offers([offer_of(first, heights([5]), "a")], HookedExecutor(store, meanwhile))
+    assert 0 < caught[0].retry_after <= 60
+    assert caught[0].context["partition"] == DAY_16
+    assert engine_rows(store) == {DAY_16: [(5, 5)]}
+
+
+def test_another_partition_is_written_at_the_same_time(store: S3LikeStore, clock: FakeClock) -> None:
+    first, second = created(store, clock, "alice"), opened(store, clock, "bob")
+    executor = HookedExecutor(store, lambda: void(second.insert(heights([DAY + 1]), timeout=0)))
+    first.commit_offers([offer_of(first, heights([5]), "a")], executor)
+    assert engine_rows(store) == plain_rows(store) == {DAY_16: [(5, 5)], DAY_17: [(DAY + 1, DAY + 1)]}
+
+
+def void(_: object) -> None:
+    return None
+
+
+def test_a_committed_grant_is_free_at_once(store: S3LikeStore, clock: FakeClock) -> None:
+    first, second = created(store, clock, "alice"), opened(store, clock, "bob")
+    first.insert(heights([5]))
+    second.insert(heights([7]), timeout=0)
+    assert clock.slept == []
+    assert engine_rows(store) == {DAY_16: [(5, 5), (7, 7)]}
+
+
+def test_a_failed_transaction_gives_its_grant_back(store: S3LikeStore, clock: FakeClock) -> None:
+    first, second = created(store, clock, "alice"), opened(store, clock, "bob")
+
+    def fail() -> None:
+        raise RuntimeError("the worker died")
+
+    with pytest.raises(RuntimeError):
+        first.commit_offers([offer_of(first, heights([5]), "a")], HookedExecutor(store, fail))
+    assert first.state.held == {} or isinstance(CommitLog(store).read(2), Release)
+    second.insert(heights([7]), timeout=0)
+    assert engine_rows(store) == {DAY_16: [(7, 7)]}
+
+
+def test_a_grant_without_sign_of_life_is_taken_over_after_its_time_and_its_holder_is_fenced(
+    store: S3LikeStore, clock: FakeClock
+) -> None:
+    first, second = created(store, clock, "alice", grant_seconds=30), opened(store, clock, "bob")
+    fenced: list[BaseException] = []
+
+    def sleep_too_long() -> None:
+        second.insert(heights([3], offset=100), granule="b", timeout=None)
+
+    class Watching(HookedExecutor):
+        def run(self, jobs: Sequence[PartitionJob], payloads: Mapping[int, Granule]) -> list[JobResult]:
+            try:
+                return super().run(jobs, payloads)
+            except FencedError as error:
+                fenced.append(error)
+                raise
+
+    done = []
+
+    def once() -> None:
+        if not done:
+            done.append(True)
+            sleep_too_long()
+
+    outcome = first.commit_offers([offer_of(first, heights([5]), "a")], Watching(store, once))
+    assert sum(clock.slept) >= 30 - 1
+    assert outcome.commit is not None
+    assert engine_rows(store) == plain_rows(store) == {DAY_16: [(3, 103), (5, 5)]}
+    grants = [(n, r.owner) for n, r in CommitLog(store).load() if isinstance(r, Grant)]
+    assert [owner for _, owner in grants] == ["alice", "bob", "alice"]
+
+
+def test_a_fenced_writer_with_a_job_still_running_changes_nothing_published(
+    store: S3LikeStore, clock: FakeClock
+) -> None:
+    first = created(store, clock, "alice")
+    first.insert(heights(range(6)), granule="base", precedence=0)
+    jobs: list[tuple[Sequence[PartitionJob], Mapping[int, Granule]]] = []
+
+    class Lost(LocalExecutor):
+        def run(self, found: Sequence[PartitionJob], payloads: Mapping[int, Granule]) -> list[JobResult]:
+            jobs.append((found, payloads))
+            raise StorageError("the cluster went away")
+
+    with pytest.raises(StorageError):
+        first.commit_offers([offer_of(first, heights([2], offset=50), "a", precedence=5)], Lost(store))
+    second = opened(store, clock, "bob")
+    second.insert(heights([3, 4], offset=900), granule="b", precedence=9)
+    before = {i.key: i.etag for i in store.list()}
+    (stray, payloads) = jobs[0]
+    with pytest.raises(FencedError):
+        LocalExecutor(store).run(stray, payloads)
+    assert {i.key: i.etag for i in store.list()} == before
+    assert plain_rows(store) == {DAY_16: [(0, 0), (1, 1), (2, 2), (3, 903), (4, 904), (5, 5)]}
+
+
+def test_an_earlier_run_of_the_same_owner_is_taken_over_at_once(store: S3LikeStore, clock: FakeClock) -> None:
+    dead = FaultStore(store, [Fault("exclusive", before=die), Fault("*", nth=FOREVER)])
+    created(store, clock, "daemon")
+    first = opened(dead, clock, "daemon")
+    killed = FaultStore(store, [Fault("create", key=".zcommits/*", nth=2, times=FOREVER, before=die)])
+    first = opened(killed, clock, "daemon")
+    with pytest.raises(DeathError):
+        first.commit_offers([offer_of(first, heights([5]), "a")])
+    assert set(open_collection(store).state.held) == {DAY_16}
+    second = opened(store, clock, "daemon")
+    second.insert(heights([7]), timeout=0)
+    assert clock.slept == []
+    assert engine_rows(store) == plain_rows(store) == {DAY_16: [(7, 7)]}
+
+
+# Many threads.
+
+
+class QuickClock(SystemClock):
+    """The machine's clocks, sleeping a hundredth of what is asked."""
+
+    def sleep(self, seconds: float) -> None:
+        super().sleep(seconds / 100)
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["two writers", "one writer in two threads"])
+@pytest.mark.parametrize("days", [(0, 0), (0, 1)], ids=["same partition", "two partitions"])
+def test_two_writers_side_by_side_bring_every_row_in_once(
+    store: S3LikeStore, days: tuple[int, int], shared: bool
+) -> None:
+    clock = QuickClock()
+    created(store, clock)
+    writers = [opened(store, clock, "w0")] * 2 if shared else [opened(store, clock, f"w{n}") for n in range(2)]
+    start = threading.Barrier(2)
+
+    def work(number: int) -> None:
+        start.wait()
+        for turn in range(5):
+            second = days[number] * DAY + 10 * turn + number
+            writers[number].insert(heights([second, second + 4]), granule=f"{number}-{turn}", precedence=turn)
+
+    with ThreadPoolExecutor(2) as pool:
+        for future in [pool.submit(work, n) for n in range(2)]:
+            future.result()
+    together = open_collection(store)
+    assert sum(1 for _ in together.granules()) == 10
+    expected: dict[str, Rows] = {}
+    for number, day in enumerate(days):
+        for turn in range(5):
+            for second in (10 * turn + number, 10 * turn + number + 4):
+                owned_by_other = days == (0, 0) and number == 0 and 10 * turn + 1 <= second <= 10 * turn + 5
+                if not owned_by_other:
+                    at = day * DAY + second
+                    expected.setdefault((DAY_16, DAY_17)[day], []).append((at, at))
+    expected = {path: sorted(rows) for path, rows in expected.items()}
+    assert engine_rows(store) == expected
+    assert plain_rows(store) == expected
+
+
+def test_writers_that_take_each_other_over_all_the_time_still_bring_every_row_in_once(store: S3LikeStore) -> None:
+    clock = QuickClock()
+    created(store, clock)
+    start = threading.Barrier(2)
+
+    def work(number: int) -> None:
+        writer = opened(store, clock, f"w{number}", grant_seconds=0.0)
+        start.wait()
+        for turn in range(4):
+            second = 10 * turn + number
+            offers = [offer_of(writer, heights([second, second + 4]), f"{number}-{turn}", precedence=turn)]
+            for _ in range(200):
+                try:
+                    writer.commit_offers(offers)
+                    break
+                except (BusyError, ConflictError):
+                    clock.sleep(number)  # unequal pauses let one of them win
+            else:
+                raise AssertionError("no transaction got through")
+
+    with ThreadPoolExecutor(2) as pool:
+        for future in [pool.submit(work, n) for n in range(2)]:
+            future.result()
+    expected = [(s, s) for turn in range(4) for s in (10 * turn, 10 * turn + 1, 10 * turn + 5)]
+    assert engine_rows(store) == plain_rows(store) == {DAY_16: expected}
+
+
+# Deaths and lost answers at every request.
+
+
+class DeathError(Exception):
+    """The process was killed; nothing it does afterwards reaches the store."""
+
+
+def die(method: str, key: str) -> None:
+    raise DeathError(f"{method} {key}")
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A transaction on top of others: all of it is described by rows, so that any process can do it."""
+
+    name: str
+    base: tuple[tuple[str, tuple[int, ...], int], ...]
+    key: str
+    seconds: tuple[int, ...]
+    before: Mapping[str, Rows]
+    after: Mapping[str, Rows]
+
+    def prepare(self, clock: FakeClock) -> S3LikeStore:
+        store = S3LikeStore(f"memory://{uuid.uuid4().hex}", clock)
+        collection = created(store, clock)
+        for number, (key, seconds, offset) in enumerate(self.base):
+            collection.commit_offers([offer_of(collection, heights(seconds, offset=offset), key, precedence=number)])
+        return store
+
+    def run(self, collection: Collection) -> None:
+        offer = offer_of(collection, heights(self.seconds, offset=7000), self.key, precedence=50)
+        collection.commit_offers([offer])
+
+
+def plus(*seconds: int, offset: int = 0) -> Rows:
+    return [(s, s + offset) for s in seconds]
+
+
+SCENARIOS = [
+    Scenario("first commit", (), "x", (1, 2, 3), {}, {DAY_16: plus(1, 2, 3, offset=7000)}),
+    Scenario(
+        "append",
+        (("a", (0, 1, 2, 3, 4, 5), 0),),
+        "x",
+        (7, 8, 9),
+        {DAY_16: plus(*range(6))},
+        {DAY_16: plus(*range(6)) + plus(7, 8, 9, offset=7000)},
+    ),
+    Scenario(
+        "rewrite",
+        (("a", (0, 1, 2, 3, 4, 5), 0),),
+        "x",
+        (2, 3),
+        {DAY_16: plus(*range(6))},
+        {DAY_16: plus(0, 1) + plus(2, 3, offset=7000) + plus(4, 5)},
+    ),
+    Scenario(
+        "two partitions",
+        (("a", (0, 1, DAY, DAY + 1, DAY + 2), 0),),
+        "x",
+        (5, DAY + 1),
+        {DAY_16: plus(0, 1), DAY_17: plus(DAY, DAY + 1, DAY + 2)},
+        {
+            DAY_16: plus(0, 1) + plus(5, offset=7000),
+            DAY_17: plus(DAY) + plus(DAY + 1, offset=7000) + plus(DAY + 2),
+        },
+    ),
+]
+#: A rewrite into the key space of the first generation, over chunks that lie there already.
+REUSE = Scenario(
+    "rewrite into a used key space",
+    (("a", tuple(range(9)), 0), ("b", (3, 4), 100), ("c", (5, 6), 200)),
+    "x",
+    (2, 3),
+    {DAY_16: plus(0, 1, 2) + plus(3, 4, offset=100) + plus(5, 6, offset=200) + plus(7, 8)},
+    {DAY_16: plus(0, 1) + plus(2, 3, offset=7000) + plus(4, offset=100) + plus(5, 6, offset=200) + plus(7, 8)},
+)
+
+
+def check_each_partition_shows_one_commit(store: ObjectStore, scenario: Scenario) -> None:
+    for consolidated in (True, False):
+        for path, rows in plain_rows(store, consolidated=consolidated).items():
+            assert rows in (scenario.before.get(path), scenario.after.get(path))
+
+
+def check_whole(store: ObjectStore, scenario: Scenario) -> None:
+    assert engine_rows(store) in (scenario.before, scenario.after)
+
+
+def check_done(store: ObjectStore, scenario: Scenario) -> None:
+    assert engine_rows(store) == scenario.after
+    assert plain_rows(store) == scenario.after
+    assert plain_rows(store, consolidated=False) == scenario.after
+    assert len(list(open_collection(store).granules())) == len(scenario.base) + 1
+
+
+@pytest.mark.parametrize("scenario", [*SCENARIOS, REUSE], ids=lambda s: s.name)
+def test_a_death_before_any_request_leaves_one_commit_and_doing_it_again_completes_it(
+    clock: FakeClock, scenario: Scenario
+) -> None:
+    base = scenario.prepare(clock)
+    for number in itertools.count(1):
+        store = base.copy()
+        dying = FaultStore(store, [Fault("*", nth=number, times=FOREVER, before=die)])
+        try:
+            scenario.run(opened(dying, clock, "daemon"))
+        except DeathError:
+            pass
+        check_each_partition_shows_one_commit(store, scenario)
+        check_whole(store, scenario)
+        survivor = opened(store, clock, "daemon")
+        assert plain_rows(store) == engine_rows(store)
+        scenario.run(survivor)
+        check_done(store, scenario)
+        store.clear()
+        if dying.untriggered:
+            break
+    assert number > 20
+    base.clear()
+
+
+@pytest.mark.parametrize("make", [fail_before, lose_response])
+@pytest.mark.parametrize("scenario", [*SCENARIOS[1:3], REUSE], ids=lambda s: s.name)
+def test_a_request_without_answer_leaves_one_commit_and_trying_again_completes_it(
+    clock: FakeClock, scenario: Scenario, make: Callable[..., Fault]
+) -> None:
+    base = scenario.prepare(clock)
+    for number in itertools.count(1):
+        store = base.copy()
+        collection = opened(store, clock, "daemon")
+        shaky = FaultStore(store, [make("*", nth=number)])
+        collection = opened_quietly(shaky, clock)
+        for _ in range(3):
+            try:
+                scenario.run(collection)
+                break
+            except StorageError:
+                check_each_partition_shows_one_commit(store, scenario)
+                check_whole(store, scenario)
+        check_done(store, scenario)
+        store.clear()
+        if shaky.untriggered:
+            break
+    assert number > 20
+    assert sum(clock.slept) < 600
+    base.clear()
+
+
+def opened_quietly(store: ObjectStore, clock: FakeClock) -> Collection:
+    """Open for writing; opening fails without answer, too, and is tried again."""
+    try:
+        return opened(store, clock, "daemon")
+    except StorageError:
+        return opened(store, clock, "daemon")
+
+
+@pytest.mark.parametrize("scenario", [*SCENARIOS[1:], REUSE], ids=lambda s: s.name)
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_writer_overtaken_at_any_request_damages_nothing_and_ends_with_both_granules_in(
+    clock: FakeClock, scenario: Scenario, moment: str
+) -> None:
+    """The writer sleeps at its n-th request until another took its grant over and committed."""
+    base = scenario.prepare(clock)
+    whole = {
+        path: [row for row in rows if row[0] not in (4, DAY + 2)]
+        + plus(*{DAY_16: [4], DAY_17: [DAY + 2]}[path], offset=9000)
+        for path, rows in scenario.after.items()
+    }
+    whole = {path: sorted(rows) for path, rows in whole.items()}
+    for number in itertools.count(1):
+        store = base.copy()
+        other = opened(store, clock, "other")
+        failures: list[str] = []
+
+        def overtake(method: str, key: str, store: S3LikeStore = store, other: Collection = other) -> None:
+            other.insert(
+                heights([4, DAY + 2] if DAY_17 in scenario.after else [4], offset=9000), granule="o", precedence=99
+            )
+            plain, engine = plain_rows(store), engine_rows(store)
+            if plain != engine:
+                failures.append(f"after {method} {key}: {plain} != {engine}")
+
+        sleepy = opened(store, clock, "sleepy")
+        slow = FaultStore(store, [Fault("*", nth=number, **{moment: overtake})])  # type: ignore[arg-type]
+        sleepy = opened(slow, clock, "sleepy")
+        scenario.run(sleepy)
+        assert failures == []
+        if slow.untriggered:
+            store.clear()
+            break
+        assert engine_rows(store) == whole
+        assert plain_rows(store) == whole
+        assert plain_rows(store, consolidated=False) == whole
+        store.clear()
+    assert number > 20
+    base.clear()
