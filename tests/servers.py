@@ -100,7 +100,8 @@ def moto_server() -> Iterator[S3Server]:
         yield S3Server("http://{}:{}".format(*server.get_host_and_port()))
     finally:
         server.stop()
-        server._server.server_close()
+        if server._server is not None:
+            server._server.server_close()
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Partitioned collections of Zarr groups with transactions. A synchronous library; it knows no daemon."""
 
 from zcollection_engine.collection import Collection, Partition, create_collection, open_collection
+from zcollection_engine.ingest import schema_of
 from zcollection_engine.merging import TimeSeries
 from zcollection_engine.partitioning import DatePartitioning, SequencePartitioning
 from zcollection_engine.stores.resolve import StorageOptions
@@ -17,4 +18,5 @@ __all__ = [
     "WriterOptions",
     "create_collection",
     "open_collection",
+    "schema_of",
 ]

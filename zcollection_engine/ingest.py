@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import xarray as xr
 from zcollection_engine.config import CollectionConfig
 from zcollection_engine.errors import EmptyGranuleError, InvalidGranuleError, SchemaMismatchError
 from zcollection_engine.granules.conform import conform, immutable_digest
+from zcollection_engine.granules.infer import infer_schema
 from zcollection_engine.granules.model import Granule, GranuleVariable
 from zcollection_engine.identity import GranuleEntry, GranuleIdentity
 from zcollection_engine.jobs import JobResult, PartitionJob, run_job
@@ -67,25 +69,46 @@ def prepare(
 
 
 def granule_from_dataset(dataset: xr.Dataset | xr.DataTree, schema: Schema, *, name: str) -> Granule:
-    """Take a granule from a dataset in memory or on Dask.
+    """Take the schema's variables from a dataset in memory or on Dask.
 
-    Times (datetime64) become int64 nanoseconds since 1970-01-01; other values are taken as they are, or, if the schema
-    has them packed and the dataset decoded, with the dataset's packing (``encoding``).
+    Times (datetime64) become int64 nanoseconds since 1970-01-01. Values that xarray has decoded are packed again as
+    their ``encoding`` says. Units that the dataset does not tell are taken to be the collection's.
 
     Raises
     ------
     InvalidGranuleError
         If the axis is missing or a time is not finite.
     """
-    variables: dict[str, GranuleVariable] = {}
-    for group, node in _nodes(dataset):
-        for label, array in node.variables.items():
-            path = f"{group}/{label}" if group else str(label)
-            if path in schema.by_path and path != PROVENANCE:
-                variables[path] = _variable(array, name=name, path=path)
-    if schema.axis not in variables:
-        raise InvalidGranuleError(f"{name}: the axis {schema.axis!r} is missing; there are {sorted(variables)}")
-    return Granule(name, schema.axis, schema.dimension, variables, {str(k): v for k, v in dataset.attrs.items()})
+    variables = {}
+    for path, array in _arrays(dataset):
+        if path in schema.by_path and path != PROVENANCE:
+            found = _variable(array, name=name, path=path)
+            known = schema[path].attributes
+            silent = {k: known[k] for k in ("units",) if k in known and k not in found.attributes}
+            variables[path] = replace(found, attributes={**silent, **found.attributes})
+    return _granule(variables, schema.axis, dataset, name=name)
+
+
+def schema_of(dataset: xr.Dataset | xr.DataTree, axis: str, *, chunk_rows: int | None = None) -> Schema:
+    """Derive a schema from a dataset: its variables, and the row variable ``granule``.
+
+    Parameters
+    ----------
+    dataset
+        A typical one; its number of rows decides on the chunks unless ``chunk_rows`` does.
+    axis
+        Path of the variable that orders the rows; it has one dimension, along which the collection is partitioned.
+    chunk_rows
+        Rows in a chunk.
+
+    Raises
+    ------
+    InvalidGranuleError
+        If the axis is missing or has not just one dimension.
+    """
+    name = "the dataset"
+    variables = {path: _variable(array, name=name, path=path) for path, array in _arrays(dataset)}
+    return infer_schema(_granule(variables, axis, dataset, name=name), chunk_rows=chunk_rows)
 
 
 class LocalExecutor:
@@ -102,10 +125,25 @@ class LocalExecutor:
         return {}
 
 
-def _nodes(dataset: xr.Dataset | xr.DataTree) -> list[tuple[str, xr.Dataset]]:
+def _arrays(dataset: xr.Dataset | xr.DataTree) -> Iterator[tuple[str, xr.Variable]]:
     if isinstance(dataset, xr.DataTree):
-        return [(node.path.strip("/"), node.to_dataset(inherit=False)) for node in dataset.subtree]
-    return [("", dataset)]
+        nodes = [(node.path.strip("/"), node.to_dataset(inherit=False)) for node in dataset.subtree]
+    else:
+        nodes = [("", dataset)]
+    for group, node in nodes:
+        for label, array in node.variables.items():
+            yield (f"{group}/{label}" if group else str(label)), array
+
+
+def _granule(
+    variables: Mapping[str, GranuleVariable], axis: str, dataset: xr.Dataset | xr.DataTree, *, name: str
+) -> Granule:
+    if axis not in variables:
+        raise InvalidGranuleError(f"{name}: the axis {axis!r} is missing; there are {', '.join(sorted(variables))}")
+    dimensions = variables[axis].dimensions
+    if len(dimensions) != 1:
+        raise InvalidGranuleError(f"{name}: the axis {axis!r} must have one dimension, it has {dimensions}")
+    return Granule(name, axis, dimensions[0], variables, {str(k): v for k, v in dataset.attrs.items()})
 
 
 def _variable(array: xr.Variable, *, name: str, path: str) -> GranuleVariable:

@@ -75,11 +75,19 @@ class Publisher:
         return self.is_flipped(partition) and self._arrays.get(partition.path, (-1, -1))[0] >= partition.commit
 
     def flip(self, partition: PartitionState) -> None:
-        """Make the partition's last commit visible; after a rewrite, in the documents of its arrays, too."""
+        """Make the partition's last commit visible; after a rewrite, in the documents of its arrays, too.
+
+        A new partition's group appears last, so that readers which ignore consolidated metadata find all arrays in it.
+        """
+        if partition.generation == 0:
+            self._publish_generation(partition)
         if not self.is_flipped(partition):
             for parent in _parents(partition.path):
                 self._make_group(parent)
             self._put(_document(partition.path), partition.commit, self._render(partition)[DOCUMENT])
+        self._publish_generation(partition)
+
+    def _publish_generation(self, partition: PartitionState) -> None:
         if self._arrays.get(partition.path, (-1, -1))[1] != partition.generation:
             self.publish_arrays(partition)
 

@@ -99,19 +99,21 @@ def _in_threads(call: Callable[[int], T]) -> list[T]:
         return list(pool.map(wait_and_call, range(THREADS)))
 
 
-def _won(write: Callable[[], str]) -> str | None:
+def _won(write: Callable[..., str], *args: str | bytes) -> str | None:
+    """Return the new ETag, or None for a lost race."""
     try:
-        return write()
+        return write(*args)
     except PreconditionFailedError:
         return None
 
 
 def _contend_for_creation(store: ObjectStore, rounds: int) -> None:
     for turn in range(rounds):
-        etags = _in_threads(lambda i, key=f"race/{turn}": _won(lambda: store.create(key, f"writer {i}".encode())))  # type: ignore[misc]
+        key = f"race/{turn}"
+        etags = _in_threads(lambda i, key=key: _won(store.create, key, f"writer {i}".encode()))
         winners = [i for i, etag in enumerate(etags) if etag is not None]
         assert len(winners) == 1
-        found = store.get(f"race/{turn}")
+        found = store.get(key)
         assert found.data == f"writer {winners[0]}".encode()
         assert found.info.etag == etags[winners[0]]
 
@@ -120,13 +122,12 @@ def _contend_for_replacement(store: ObjectStore, rounds: int) -> None:
     etag = store.create("head", b"start")
     seen = {etag}
     for turn in range(rounds):
-        etags = _in_threads(
-            lambda i, old=etag, turn=turn: _won(lambda: store.replace("head", f"{turn} {i}".encode(), old))  # type: ignore[misc]
-        )
+        texts = [f"{turn} {i}".encode() for i in range(THREADS)]
+        etags = _in_threads(lambda i, old=etag, texts=texts: _won(store.replace, "head", texts[i], old))
         winners = [i for i, new in enumerate(etags) if new is not None]
         assert len(winners) == 1
         etag = str(etags[winners[0]])
-        assert store.get("head").data == f"{turn} {winners[0]}".encode()
+        assert store.get("head").data == texts[winners[0]]
         assert store.head("head").etag == etag
         seen.add(etag)
     assert len(seen) == rounds + 1
@@ -319,25 +320,19 @@ def test_more_than_a_page_is_listed(seaweed_server: S3Server) -> None:
 def _create_all(root: str, index: int, rounds: int, gate: threading.Barrier) -> list[bool]:
     store = PosixStore(root)
     gate.wait()
-    return [
-        _won(lambda turn=turn: store.create(f"race/{turn}.json", bytes([index]))) is not None for turn in range(rounds)
-    ]  # type: ignore[misc]
+    return [_won(store.create, f"race/{turn}.json", bytes([index])) is not None for turn in range(rounds)]
 
 
-def _increment(root: str, rounds: int, gate: threading.Barrier) -> int:
-    """Add 1 to a counter ``rounds`` times by compare and swap; return the conflicts met."""
+def _increment(root: str, rounds: int, gate: threading.Barrier) -> None:
+    """Add 1 to a counter ``rounds`` times by compare and swap."""
     store = PosixStore(root)
     gate.wait()
-    conflicts = 0
-    for _ in range(rounds):
-        while True:
-            found = store.get("counter.json")
-            if _won(
-                lambda found=found: store.replace("counter.json", str(int(found.data) + 1).encode(), found.info.etag)
-            ):  # type: ignore[misc]
-                break
-            conflicts += 1
-    return conflicts
+    done = 0
+    while done < rounds:
+        found = store.get("counter.json")
+        text = str(int(found.data) + 1).encode()
+        if _won(store.replace, "counter.json", text, found.info.etag) is not None:
+            done += 1
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from datetime import timedelta
 from functools import cache
+from itertools import pairwise
 
 import netCDF4
 import numpy as np
@@ -12,7 +13,7 @@ import numpy.typing as npt
 import pytest
 
 from daemon.demo.earth import Track, Waves, is_land, outlines
-from daemon.demo.granules import GRANULES, START, DemoGranule, Kind, make_deliveries, make_granules
+from daemon.demo.granules import GRANULES, PATTERN, START, DemoGranule, Kind, make_deliveries, make_granules
 from daemon.routing import Router, Rule
 from daemon.sources.base import ObjectRef
 from zcollection_engine.errors import InvalidGranuleError, SchemaMismatchError
@@ -107,7 +108,7 @@ def test_variables_are_packed_integers_with_a_fill_value() -> None:
 
 def test_passes_cover_four_days_in_ascending_disjoint_intervals() -> None:
     intervals = [(times(granule)[0], times(granule)[-1]) for granule in whole()]
-    assert all(earlier[1] < later[0] for earlier, later in zip(intervals, intervals[1:], strict=False))
+    assert all(earlier[1] < later[0] for earlier, later in pairwise(intervals))
     assert all(timedelta(minutes=55) < timedelta(microseconds=int(b - a) // 1000) for a, b in intervals)
     assert {int(first) // DAY for first, _ in intervals} == {int(START.timestamp()) // 86_400 + n for n in range(4)}
 
@@ -194,8 +195,6 @@ def test_the_changed_delivery_differs_in_ssha_and_altitude_by_three_centimetres(
 
 
 def test_keys_match_the_pattern_of_the_demonstration() -> None:
-    from daemon.demo.granules import PATTERN
-
     router = Router([Rule("altimetry", (PATTERN,))], own=())
     for granule in granules():
         assert router.route(ObjectRef(f"s3://demo/{granule.key}", "demo", granule.key)).collection == "altimetry"

@@ -19,6 +19,7 @@ import pytest
 
 from zcollection_engine.errors import InvalidInputError, NotFoundError, PreconditionFailedError, StorageError
 from zcollection_engine.stores import posix
+from zcollection_engine.stores.base import ObjectInfo
 from zcollection_engine.stores.posix import PosixStore
 
 
@@ -278,7 +279,12 @@ class TestFolders:
             store.create(f"old/{number:02}/x", b"1")
         described: list[str] = []
         info = posix._info
-        monkeypatch.setattr(posix, "_info", lambda key, status: described.append(key) or info(key, status))
+
+        def noted(key: str, status: os.stat_result) -> ObjectInfo:
+            described.append(key)
+            return info(key, status)
+
+        monkeypatch.setattr(posix, "_info", noted)
         assert [i.key for i in store.list("log/", after="log/47")] == ["log/48", "log/49"]
         assert described == ["log/48", "log/49"]
 

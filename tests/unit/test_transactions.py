@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 import uuid
@@ -250,7 +251,7 @@ def test_writers_that_take_each_other_over_all_the_time_still_bring_every_row_in
     start = threading.Barrier(2)
 
     def work(number: int) -> None:
-        writer = opened(store, clock, f"w{number}", grant_seconds=0.0)
+        writer = opened(store, clock, f"w{number}", grant_seconds=0.03)
         start.wait()
         for turn in range(4):
             second = 10 * turn + number
@@ -375,10 +376,8 @@ def test_a_death_before_any_request_leaves_one_commit_and_doing_it_again_complet
     for number in itertools.count(1):
         store = base.copy()
         dying = FaultStore(store, [Fault("*", nth=number, times=FOREVER, before=die)])
-        try:
+        with contextlib.suppress(DeathError):
             scenario.run(opened(dying, clock, "daemon"))
-        except DeathError:
-            pass
         check_each_partition_shows_one_commit(store, scenario)
         check_whole(store, scenario)
         survivor = opened(store, clock, "daemon")
@@ -445,7 +444,13 @@ def test_a_writer_overtaken_at_any_request_damages_nothing_and_ends_with_both_gr
         other = opened(store, clock, "other")
         failures: list[str] = []
 
-        def overtake(method: str, key: str, store: S3LikeStore = store, other: Collection = other) -> None:
+        def overtake(
+            method: str,
+            key: str,
+            store: S3LikeStore = store,
+            other: Collection = other,
+            failures: list[str] = failures,
+        ) -> None:
             other.insert(
                 heights([4, DAY + 2] if DAY_17 in scenario.after else [4], offset=9000), granule="o", precedence=99
             )
