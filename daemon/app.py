@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 
 import structlog
@@ -32,6 +33,9 @@ from zcollection_engine.transaction import Offer, Outcome
 
 _log = structlog.get_logger(__name__)
 
+#: Threads for the engine's blocking calls: a transaction holds one while it waits for its jobs.
+_THREADS = 32
+
 
 async def run(settings: Settings, *, until_idle: bool = False, observer: Observer | None = None) -> None:
     """Run the daemon until a signal, or until idle.
@@ -44,6 +48,7 @@ async def run(settings: Settings, *, until_idle: bool = False, observer: Observe
         If it cannot start.
     """
     check_runnable(settings)
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="engine"))
     async with build(settings, until_idle=until_idle, observer=observer) as service:
         with _signals(service.stop):
             await service.run()

@@ -45,6 +45,7 @@ class _Pending:
     offer: Offer
     done: asyncio.Future[tuple[Verdict, int | None]]
     alone: bool = False
+    waited: bool = False
 
     @property
     def paths(self) -> frozenset[str]:
@@ -127,7 +128,10 @@ class PartitionScheduler:
         try:
             outcome = await self.commit([p.offer for p in batch])
         except BusyError as error:
-            _log.info("partition is busy", collection=self.name, partitions=sorted(paths), reason=str(error))
+            if not all(pending.waited for pending in batch):
+                _log.info("partition is busy", collection=self.name, partitions=sorted(paths), reason=str(error))
+            for pending in batch:
+                pending.waited = True
             self._waiting[:0] = batch
             await asyncio.sleep(error.retry_after)
         except Exception as error:  # noqa: BLE001 - handed to each granule, which decides what it means

@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from zcollection_engine.errors import NotFoundError
+from zcollection_engine.stores.resolve import StorageOptions, open_store
+
 PROJECT = Path(__file__).resolve().parents[1]
 
 #: Seconds within which anything that a test waits for must have happened on a slow machine.
@@ -228,6 +231,15 @@ def run_until_idle(settings: Path, *options: str, seconds: float = 180.0) -> Dae
     with running(settings, "--until-idle", *options) as daemon:
         daemon.finish(seconds)
     return daemon
+
+
+def visible_granules(url: str | Path, endpoint_url: str | None = None) -> int:
+    """How many granules a collection has, by the summary that its readers see; 0 while there is none."""
+    try:
+        document = open_store(str(url), StorageOptions(endpoint_url, "us-east-1")).get("zarr.json").data
+    except NotFoundError:
+        return 0
+    return int(json.loads(document)["attributes"].get("zcollection_granules", 0))
 
 
 def settled_documents(state: Path) -> dict[str, dict[str, Any]]:

@@ -14,11 +14,16 @@ import numpy.typing as npt
 import xarray as xr
 import zarr
 
-from zcollection_engine import Collection, open_collection
+from zcollection_engine import Collection
 from zcollection_engine.chunking import provenance_variable
 from zcollection_engine.clock import Clock
+from zcollection_engine.commits.log import CommitLog
+from zcollection_engine.commits.state import CollectionState
+from zcollection_engine.config import CollectionConfig
 from zcollection_engine.identity import GranuleEntry, GranuleIdentity
 from zcollection_engine.ingest import granule_from_dataset, prepare
+from zcollection_engine.layout.chunkstore import ChunkStore, open_variable
+from zcollection_engine.layout.documents import Version, render
 from zcollection_engine.merging import Share, TimeSeries
 from zcollection_engine.schema import (
     TIME_CALENDAR,
@@ -171,31 +176,52 @@ Rows = list[tuple[int, int]]
 
 
 def engine_rows(store: ObjectStore) -> dict[str, Rows]:
-    """(seconds, stored height) of each row by partition, as the engine's reader sees them."""
-    collection = open_collection(store)
+    """(seconds, stored height) of each row by partition, as the log says, chunks that are missing refused."""
+    state = CollectionState()
+    state.apply_all(CommitLog(store).load())
+    assert state.creation is not None
+    schema = CollectionConfig.from_json(state.creation.config, name=store.url).schema
     found: dict[str, Rows] = {}
-    for partition in collection.partitions():
-        dataset = collection.load([partition.path], decode=False)
-        assert isinstance(dataset, xr.Dataset)
-        found[partition.path] = rows_of(dataset)
+    for path, partition in sorted(state.partitions.items()):
+        if partition.rows:
+            version = Version(partition.commit, partition.generation, partition.rows)
+            chunks = ChunkStore(store, path, render(schema, version))
+            found[path] = _rows(*(open_variable(chunks, name)[:] for name in ("time", "height")))
     return found
 
 
-def plain_rows(store: ObjectStore, *, consolidated: bool = True) -> dict[str, Rows]:
+def plain_rows(store: ObjectStore) -> dict[str, Rows]:
     """The same as plain zarr sees them, which knows nothing of the log, in every partition that has a document."""
-    make = zarr.core.buffer.cpu.Buffer.from_bytes
-    objects = {info.key: make(store.get(info.key).data) for info in store.list() if not info.key.startswith(".z")}
-    folder = zarr.storage.MemoryStore(objects)
+    folder = _plain_store(store)
     found: dict[str, Rows] = {}
-    for key in [k for k in objects if k.endswith("/zarr.json")]:
-        path = key.removesuffix("/zarr.json")
-        group = b'"consolidated_metadata"' in objects[key].to_bytes()
-        if not group:
-            continue
-        node = zarr.open_group(folder, path=path, mode="r", use_consolidated=consolidated)
-        columns = {name: np.asarray(node[name][:]) for name in ("time", "height")}
-        seconds = (columns["time"] - START) // 10**9
-        rows = list(zip(seconds.tolist(), columns["height"].tolist(), strict=True))
+    for path in _published(store):
+        group = zarr.open_group(folder, path=path, mode="r")
+        rows = _rows(*(np.asarray(group[name][:]) for name in ("time", "height")))
         if rows:
             found[path] = rows
     return found
+
+
+def plain_columns(store: ObjectStore, name: str) -> dict[str, list[int]]:
+    """The stored values of one array by partition, as those see them who open single arrays."""
+    folder = _plain_store(store)
+    found = {}
+    for path in _published(store):
+        array = zarr.open_array(folder, path=f"{path}/{name}", mode="r")
+        found[path] = np.asarray(array[:]).tolist()
+    return found
+
+
+def _rows(time: Any, height: Any) -> Rows:
+    seconds = (np.asarray(time) - START) // 10**9
+    return list(zip(seconds.tolist(), np.asarray(height).tolist(), strict=True))
+
+
+def _published(store: ObjectStore) -> list[str]:
+    documents = [info.key for info in store.list() if info.key.endswith("/zarr.json")]
+    return [k.removesuffix("/zarr.json") for k in documents if b'"consolidated_metadata"' in store.get(k).data]
+
+
+def _plain_store(store: ObjectStore) -> zarr.storage.MemoryStore:
+    make = zarr.core.buffer.cpu.Buffer.from_bytes
+    return zarr.storage.MemoryStore({i.key: make(store.get(i.key).data) for i in store.list()})

@@ -144,12 +144,22 @@ def _judge(state: CollectionState, offered: Sequence[GranuleEntry]) -> dict[int,
         key = (entry.identity.bucket, entry.identity.key)
         present = state.ledger.get(state.latest[key]) if key in state.latest else None
         if entry.id in state.ledger:
+            _refuse_collision(state.ledger[entry.id], entry)
             verdicts[entry.id] = Verdict.KNOWN
         elif newest[key].id != entry.id or (present is not None and present.rank > entry.rank):
             verdicts[entry.id] = Verdict.SUPERSEDED
         else:
             verdicts[entry.id] = Verdict.COMMITTED
     return verdicts
+
+
+def _refuse_collision(present: GranuleEntry, entry: GranuleEntry) -> None:
+    if present.identity != entry.identity:
+        raise InvalidGranuleError(
+            f"{entry.identity.key}: its 64-bit id {entry.id} is that of {present.identity.key}, which is in already;"
+            " deliver it under another key",
+            reason="id_collision",
+        )
 
 
 def _plan_partition(

@@ -74,6 +74,12 @@ class Publisher:
         """Tell whether the documents of the single arrays are known to be up to date, too."""
         return self.is_flipped(partition) and self._arrays.get(partition.path, (-1, -1))[0] >= partition.commit
 
+    def publish(self, partition: PartitionState, *, arrays: bool) -> None:
+        """Make the partition's last commit visible, on demand in the documents of its single arrays, too."""
+        self.flip(partition)
+        if arrays and not self.is_complete(partition):
+            self.publish_arrays(partition)
+
     def flip(self, partition: PartitionState) -> None:
         """Make the partition's last commit visible; after a rewrite, in the documents of its arrays, too.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Protocol
@@ -29,6 +30,7 @@ from zcollection_engine.publication import Publisher
 from zcollection_engine.stores.base import ObjectStore
 
 _DEFEATS = 10
+_PARALLEL_PARTITIONS = 8
 
 
 class Executor(Protocol):
@@ -156,11 +158,13 @@ class Writer:
         """Complete the publication of every commit that is not known to be published."""
         self.refresh()
         self._publisher.publish_creation()
-        self._publish(list(self._unpublished), arrays=True)
+        self.publish_arrays()
 
     def publish_arrays(self) -> None:
         """Bring documents of single arrays up to date that were left behind by appends."""
-        self._publish(list(self._unpublished), arrays=True)
+        with self._lock:
+            pending = list(self._unpublished)
+        self._publish(pending, arrays=True)
 
     def commit(self, offers: Sequence[Offer], executor: Executor) -> Outcome:
         """Merge granules into the collection as one transaction and make it visible.
@@ -376,15 +380,15 @@ class Writer:
             self._unpublished.update(record.partitions)
 
     def _unseen(self, entries: Iterable[GranuleEntry]) -> list[str]:
-        return [path for e in entries for path in e.shares if path in self._unpublished]
+        with self._lock:
+            return [path for e in entries for path in e.shares if path in self._unpublished]
 
     def _publish(self, paths: Iterable[str], *, arrays: bool) -> None:
         with self._lock:
             partitions = [self.state.partitions[path] for path in sorted(set(paths)) if path in self.state.partitions]
-        for partition in partitions:
-            self._publisher.flip(partition)
-            if arrays and not self._publisher.is_complete(partition):
-                self._publisher.publish_arrays(partition)
+        with ThreadPoolExecutor(_PARALLEL_PARTITIONS) as pool:
+            for done in [pool.submit(self._publisher.publish, p, arrays=arrays) for p in partitions]:
+                done.result()
         with self._lock:
             for partition in partitions:
                 if self._publisher.is_complete(self.state.partitions[partition.path]):

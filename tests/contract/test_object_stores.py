@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from multiprocessing.pool import Pool
 from pathlib import Path
 from typing import TypeVar
@@ -107,10 +108,18 @@ def _won(write: Callable[..., str], *args: str | bytes) -> str | None:
         return None
 
 
+def _create_as(store: ObjectStore, key: str, writer: int) -> str | None:
+    return _won(store.create, key, f"writer {writer}".encode())
+
+
+def _replace_as(store: ObjectStore, turn: int, etag: str, writer: int) -> str | None:
+    return _won(store.replace, "head", f"{turn} {writer}".encode(), etag)
+
+
 def _contend_for_creation(store: ObjectStore, rounds: int) -> None:
     for turn in range(rounds):
         key = f"race/{turn}"
-        etags = _in_threads(lambda i, key=key: _won(store.create, key, f"writer {i}".encode()))
+        etags = _in_threads(partial(_create_as, store, key))
         winners = [i for i, etag in enumerate(etags) if etag is not None]
         assert len(winners) == 1
         found = store.get(key)
@@ -122,12 +131,11 @@ def _contend_for_replacement(store: ObjectStore, rounds: int) -> None:
     etag = store.create("head", b"start")
     seen = {etag}
     for turn in range(rounds):
-        texts = [f"{turn} {i}".encode() for i in range(THREADS)]
-        etags = _in_threads(lambda i, old=etag, texts=texts: _won(store.replace, "head", texts[i], old))
+        etags = _in_threads(partial(_replace_as, store, turn, etag))
         winners = [i for i, new in enumerate(etags) if new is not None]
         assert len(winners) == 1
         etag = str(etags[winners[0]])
-        assert store.get("head").data == texts[winners[0]]
+        assert store.get("head").data == f"{turn} {winners[0]}".encode()
         assert store.head("head").etag == etag
         seen.add(etag)
     assert len(seen) == rounds + 1

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from pathlib import Path
 
 import pytest
 
 from tests import oracle
-from tests.daemon_support import SENTINEL6, run_until_idle, running, watch, write_settings
+from tests.daemon_support import SENTINEL6, run_until_idle, running, visible_granules, watch, write_settings
 from tests.granules_twins import Twin, sentinel6_twin
 from tests.landing import Folder, Landed
 from tests.orders import orders, side_by_side
@@ -22,14 +21,6 @@ DAY_16, DAY_17 = "year=2023/month=12/day=16", "year=2023/month=12/day=17"
 @pytest.fixture(scope="module")
 def twins() -> list[Twin]:
     return [sentinel6_twin(number) for number in range(99, 111)]
-
-
-def visible(collection: Path) -> int:
-    """Granules in a collection, by the summary that its readers see."""
-    document = collection / "zarr.json"
-    if not document.exists():
-        return 0
-    return int(json.loads(document.read_bytes())["attributes"].get("zcollection_granules", 0))
 
 
 def settings_for(folder: Path, names: list[str]) -> Path:
@@ -60,7 +51,7 @@ def test_granules_that_come_one_by_one_give_the_same_rows_in_every_order(tmp_pat
         landed[name].append(incoming.put(f"{name}/{twin.name}", twin.data))
 
     with running(settings) as daemon:
-        side_by_side(deliveries, put, daemon.until, lambda name: visible(tmp_path / "collections" / name))
+        side_by_side(deliveries, put, daemon.until, lambda name: visible_granules(tmp_path / "collections" / name))
         daemon.stop()
     check(tmp_path, landed)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 import threading
 from dataclasses import replace
@@ -252,8 +253,6 @@ def test_missing_packages_are_named_with_what_to_do(monkeypatch: pytest.MonkeyPa
 
 
 def test_credentials_of_the_environment_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    import os
-
     monkeypatch.setenv("AWS_PROFILE", "mine")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "mine")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY", raising=False)

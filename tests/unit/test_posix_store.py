@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -349,6 +349,59 @@ class TestExclusive:
             process.send_signal(signal.SIGKILL)
             assert taken.wait(30)
             thread.join()
+
+
+class TestReplace:
+    """Between its look at the present object and its own taking the name, nothing else may change the object."""
+
+    @pytest.fixture
+    def held(self, store: PosixStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Future[str], threading.Event]]:
+        """A replacement of "x" that has looked, and the event that lets it go on."""
+        looked, go_on = threading.Event(), threading.Event()
+        status = posix._status
+
+        def slow(path: Path) -> os.stat_result | None:
+            found = status(path)
+            if not looked.is_set():
+                looked.set()
+                assert go_on.wait(30)
+            return found
+
+        etag = store.create("x", b"old")
+        monkeypatch.setattr(posix, "_status", slow)
+        with ThreadPoolExecutor(1) as pool:
+            first = pool.submit(store.replace, "x", b"first", etag)
+            assert looked.wait(30)
+            yield first, go_on
+            go_on.set()
+
+    def test_a_second_replacement_waits_and_is_refused(
+        self, store: PosixStore, held: tuple[Future[str], threading.Event]
+    ) -> None:
+        first, go_on = held
+        with ThreadPoolExecutor(1) as pool:
+            second = pool.submit(store.replace, "x", b"second", store.head("x").etag)
+            with pytest.raises(TimeoutError):
+                second.result(0.3)
+            go_on.set()
+            with pytest.raises(PreconditionFailedError):
+                second.result(30)
+        assert store.get("x").data == b"first"
+        assert store.head("x").etag == first.result(30)
+
+    def test_a_removal_waits_and_is_not_undone(
+        self, store: PosixStore, held: tuple[Future[str], threading.Event]
+    ) -> None:
+        first, go_on = held
+        with ThreadPoolExecutor(1) as pool:
+            removal = pool.submit(store.delete, "x")
+            with pytest.raises(TimeoutError):
+                removal.result(0.3)
+            go_on.set()
+            removal.result(30)
+        assert first.result(30)
+        with pytest.raises(NotFoundError):
+            store.head("x")
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -22,18 +23,20 @@ from tests.engine_support import (
     engine_rows,
     heights,
     offer_of,
+    plain_columns,
     plain_rows,
     small_schema,
 )
 from zcollection_engine import Collection, create_collection, open_collection
 from zcollection_engine.clock import SystemClock
 from zcollection_engine.commits.log import CommitLog
-from zcollection_engine.commits.records import Grant, Release
+from zcollection_engine.commits.records import Commit, Grant, Release
 from zcollection_engine.errors import BusyError, ConflictError, FencedError, StorageError
 from zcollection_engine.granules.model import Granule
 from zcollection_engine.ingest import LocalExecutor
 from zcollection_engine.jobs import JobResult, PartitionJob
 from zcollection_engine.partitioning import DatePartitioning
+from zcollection_engine.planning import Verdict
 from zcollection_engine.stores.base import ObjectStore
 from zcollection_engine.testing.stores import Fault, FaultStore, fail_before, lose_response
 from zcollection_engine.transaction import WriterOptions
@@ -125,7 +128,7 @@ def test_a_failed_transaction_gives_its_grant_back(store: S3LikeStore, clock: Fa
 
     with pytest.raises(RuntimeError):
         first.commit_offers([offer_of(first, heights([5]), "a")], HookedExecutor(store, fail))
-    assert first.state.held == {} or isinstance(CommitLog(store).read(2), Release)
+    assert isinstance(CommitLog(store).read(2), Release)
     second.insert(heights([7]), timeout=0)
     assert engine_rows(store) == {DAY_16: [(7, 7)]}
 
@@ -187,9 +190,7 @@ def test_a_fenced_writer_with_a_job_still_running_changes_nothing_published(
 
 
 def test_an_earlier_run_of_the_same_owner_is_taken_over_at_once(store: S3LikeStore, clock: FakeClock) -> None:
-    dead = FaultStore(store, [Fault("exclusive", before=die), Fault("*", nth=FOREVER)])
     created(store, clock, "daemon")
-    first = opened(dead, clock, "daemon")
     killed = FaultStore(store, [Fault("create", key=".zcommits/*", nth=2, times=FOREVER, before=die)])
     first = opened(killed, clock, "daemon")
     with pytest.raises(DeathError):
@@ -199,6 +200,213 @@ def test_an_earlier_run_of_the_same_owner_is_taken_over_at_once(store: S3LikeSto
     second.insert(heights([7]), timeout=0)
     assert clock.slept == []
     assert engine_rows(store) == plain_rows(store) == {DAY_16: [(7, 7)]}
+
+
+def test_a_transaction_that_lasts_gives_signs_of_life(store: S3LikeStore, clock: FakeClock) -> None:
+    created(store, clock)
+    renewed = threading.Event()
+    watched = FaultStore(store, [Fault("create", key=".zcommits/*", nth=2, after=lambda _m, _k: renewed.set())])
+    writer = opened(watched, clock, "slow", grant_seconds=0.03)
+    executor = HookedExecutor(watched, lambda: void(renewed.wait(30)))
+    writer.commit_offers([offer_of(writer, heights([1]), "a")], executor)
+    kinds = [record.kind for _, record in CommitLog(store).load()]
+    assert kinds[:3] == ["create", "grant", "renew"]
+    assert kinds[-1] == "commit"
+    assert engine_rows(store) == {DAY_16: [(1, 1)]}
+
+
+def test_a_writer_that_always_loses_gives_up_and_says_why(store: S3LikeStore, clock: FakeClock) -> None:
+    first, second = created(store, clock, "alice", grant_seconds=1), opened(store, clock, "bob")
+    turns = itertools.count()
+    executor = HookedExecutor(store, lambda: void(second.insert(heights([next(turns)]))))
+    with pytest.raises(ConflictError, match="10 times"):
+        first.commit_offers([offer_of(first, heights([50]), "a")], executor)
+    assert engine_rows(store) == plain_rows(store) == {DAY_16: plus(*range(10))}
+    assert open_collection(store).state.held == {}
+
+
+@pytest.mark.parametrize(("mine", "theirs"), [(1, 2), (2, 1)])
+def test_two_versions_of_a_key_in_different_partitions_leave_only_the_newer(
+    store: S3LikeStore, clock: FakeClock, mine: int, theirs: int
+) -> None:
+    first, second = created(store, clock, "alice"), opened(store, clock, "bob")
+    their_offer = offer_of(second, heights([DAY + 1]), "k", precedence=theirs)
+    executor = HookedExecutor(store, lambda: void(second.commit_offers([their_offer])))
+    my_offer = offer_of(first, heights([1]), "k", precedence=mine)
+    outcome = first.commit_offers([my_offer], executor)
+    newer = {DAY_16: [(1, 1)]} if mine > theirs else {DAY_17: [(DAY + 1, DAY + 1)]}
+    assert engine_rows(store) == plain_rows(store) == newer
+    expected = Verdict.COMMITTED if mine > theirs else Verdict.SUPERSEDED
+    assert outcome.verdicts == {my_offer.entry.id: expected}
+
+
+def test_nothing_offered_is_nothing_done(store: S3LikeStore, clock: FakeClock) -> None:
+    collection = created(store, clock)
+    before = {i.key: i.etag for i in store.list()}
+    assert collection.commit_offers([]).commit is None
+    assert {i.key: i.etag for i in store.list()} == before
+
+
+def test_granules_of_one_batch_are_one_commit(store: S3LikeStore, clock: FakeClock) -> None:
+    collection = created(store, clock)
+    offers = [offer_of(collection, heights([n, DAY + n]), f"g{n}") for n in range(4)]
+    outcome = collection.commit_offers([*offers, offers[0]])
+    assert [r.kind for _, r in CommitLog(store).load()] == ["create", "grant", "commit"]
+    assert {p.path for p in outcome.partitions} == {DAY_16, DAY_17}
+    assert engine_rows(store) == plain_rows(store) == {DAY_16: plus(*range(4)), DAY_17: plus(*range(DAY, DAY + 4))}
+    again = collection.commit_offers(offers)
+    assert (again.commit, set(again.verdicts.values())) == (None, {Verdict.KNOWN})
+
+
+def test_times_of_commits_go_up_even_when_the_clock_goes_back(store: S3LikeStore, clock: FakeClock) -> None:
+    collection = created(store, clock)
+    collection.insert(heights([1]))
+    clock.advance(-3600)
+    collection.insert(heights([2]), precedence=2**60)
+    times = [r.time for _, r in CommitLog(store).load() if isinstance(r, Commit)]
+    assert times[1] == times[0] + timedelta(microseconds=1)
+
+
+# Publication.
+
+
+def test_a_commit_whose_writer_died_before_publishing_is_published_at_the_next_opening(
+    store: S3LikeStore, clock: FakeClock
+) -> None:
+    committed_and_died(store, clock)
+    assert engine_rows(store) == {DAY_16: [(1, 1), (5, 5)]}
+    assert plain_rows(store) == {DAY_16: [(1, 1)]}
+    opened(store, clock, "other")
+    assert plain_rows(store) == {DAY_16: [(1, 1), (5, 5)]}
+    assert plain_columns(store, "height") == {DAY_16: [1, 5]}
+
+
+def test_rolling_forward_completes_what_another_left_while_this_writer_was_open(
+    store: S3LikeStore, clock: FakeClock
+) -> None:
+    created(store, clock)
+    open_before = opened(store, clock, "other")
+    committed_and_died(store, clock, create=False)
+    open_before.roll_forward()
+    assert plain_rows(store) == {DAY_16: [(1, 1), (5, 5)]}
+
+
+def test_a_granule_that_is_known_but_not_visible_is_published_when_it_comes_again(
+    store: S3LikeStore, clock: FakeClock
+) -> None:
+    created(store, clock)
+    other = opened(store, clock, "other")
+    committed_and_died(store, clock, create=False)
+    outcome = other.commit_offers([offer_of(other, heights([5]), "b")])
+    assert set(outcome.verdicts.values()) == {Verdict.KNOWN}
+    assert plain_rows(store) == {DAY_16: [(1, 1), (5, 5)]}
+
+
+def committed_and_died(store: S3LikeStore, clock: FakeClock, *, create: bool = True) -> None:
+    first = created(store, clock) if create else opened(store, clock, "maker")
+    first.insert(heights([1]), precedence=0)
+    killed = FaultStore(store, [Fault("replace", key=f"{DAY_16}/zarr.json", times=FOREVER, before=die)])
+    dying = opened(killed, clock, "dying")
+    with pytest.raises(DeathError):
+        dying.commit_offers([offer_of(dying, heights([5]), "b")])
+
+
+def test_a_slow_publisher_never_replaces_a_newer_document(store: S3LikeStore, clock: FakeClock) -> None:
+    created(store, clock).insert(heights([1]), precedence=0)
+    other = opened(store, clock, "other")
+    newer = Fault(
+        "replace", key=f"{DAY_16}/zarr.json", before=lambda _m, _k: void(other.insert(heights([9]), precedence=2))
+    )
+    slow = opened(FaultStore(store, [newer]), clock, "slow")
+    slow.insert(heights([5]), precedence=1)
+    assert plain_rows(store) == engine_rows(store) == {DAY_16: [(1, 1), (5, 5), (9, 9)]}
+    assert plain_columns(store, "height") == {DAY_16: [1, 5, 9]}
+
+
+def test_documents_of_single_arrays_may_wait_and_then_catch_up(store: S3LikeStore, clock: FakeClock) -> None:
+    collection = created(store, clock, eager_arrays=False)
+    collection.insert(heights([1]))
+    collection.insert(heights([2]))
+    assert plain_rows(store) == {DAY_16: [(1, 1), (2, 2)]}
+    assert plain_columns(store, "height") == {DAY_16: [1]}
+    collection.publish_arrays()
+    assert plain_columns(store, "height") == {DAY_16: [1, 2]}
+
+
+# Readers' grace.
+
+
+def rewritten(collection: Collection, turn: int, **options: Any) -> None:
+    collection.insert(heights([2], offset=1000 * turn), granule=f"rewrite {turn}", **options)
+
+
+def test_a_third_rewrite_within_the_readers_grace_waits_for_the_rest_of_it(
+    store: S3LikeStore, clock: FakeClock
+) -> None:
+    collection = created(store, clock, reader_grace=timedelta(seconds=600))
+    collection.insert(heights(range(5)))
+    rewritten(collection, 1)  # retires generation 0
+    clock.advance(100)
+    rewritten(collection, 2)
+    clock.advance(100)
+    with pytest.raises(BusyError, match="reader_grace") as caught:
+        rewritten(collection, 3, timeout=0)
+    assert caught.value.retry_after == pytest.approx(400, abs=1)
+    assert engine_rows(store) == {DAY_16: [(0, 0), (1, 1), (2, 2002), (3, 3), (4, 4)]}
+    assert open_collection(store).state.held == {}
+    rewritten(collection, 3)
+    assert sum(clock.slept) == pytest.approx(400, abs=1)
+    assert collection.partitions()[0].generation == 3
+    with pytest.raises(BusyError) as caught:  # generation 1 was retired 100 s after generation 0
+        rewritten(collection, 4, timeout=0)
+    assert caught.value.retry_after == pytest.approx(100, abs=1)
+
+
+def test_appends_go_on_within_the_readers_grace(store: S3LikeStore, clock: FakeClock) -> None:
+    collection = created(store, clock, reader_grace=timedelta(seconds=600))
+    collection.insert(heights(range(5)))
+    rewritten(collection, 1)
+    rewritten(collection, 2)
+    collection.insert(heights([10]), timeout=0)
+    assert collection.partitions()[0].rows == 6
+    with pytest.raises(BusyError):
+        rewritten(collection, 3, timeout=0)
+
+
+def test_the_grace_counts_from_the_flip_also_for_a_writer_that_was_not_there(
+    store: S3LikeStore, clock: FakeClock
+) -> None:
+    collection = created(store, clock, reader_grace=timedelta(seconds=600))
+    collection.insert(heights(range(5)))
+    rewritten(collection, 1)
+    clock.advance(50)
+    collection.insert(heights([7]), granule="append")  # shows generation 1 again, later
+    clock.advance(50)
+    rewritten(collection, 2)
+    newcomer = opened(store, clock, "newcomer", reader_grace=timedelta(seconds=600))
+    with pytest.raises(BusyError) as caught:
+        rewritten(newcomer, 3, timeout=0)
+    assert caught.value.retry_after == pytest.approx(500, abs=1)
+
+
+def test_without_grace_rewrites_follow_each_other_at_once(store: S3LikeStore, clock: FakeClock) -> None:
+    collection = created(store, clock)
+    collection.insert(heights(range(5)))
+    for turn in range(1, 8):
+        rewritten(collection, turn, timeout=0)
+    assert collection.partitions()[0].generation == 7
+    assert engine_rows(store) == plain_rows(store) == {DAY_16: [(0, 0), (1, 1), (2, 7002), (3, 3), (4, 4)]}
+
+
+def test_a_reader_within_the_grace_finishes_on_the_generation_it_opened(store: S3LikeStore, clock: FakeClock) -> None:
+    collection = created(store, clock, reader_grace=timedelta(seconds=600))
+    collection.insert(heights(range(9)))
+    loaded = open_collection(store).load(decode=False)
+    rewritten(collection, 1)
+    rewritten(collection, 2)
+    with pytest.raises(BusyError):
+        rewritten(collection, 3, timeout=0)
+    assert loaded["height"].values.tolist() == list(range(9))
 
 
 # Many threads.
@@ -310,65 +518,51 @@ def plus(*seconds: int, offset: int = 0) -> Rows:
     return [(s, s + offset) for s in seconds]
 
 
-SCENARIOS = [
-    Scenario("first commit", (), "x", (1, 2, 3), {}, {DAY_16: plus(1, 2, 3, offset=7000)}),
-    Scenario(
-        "append",
-        (("a", (0, 1, 2, 3, 4, 5), 0),),
-        "x",
-        (7, 8, 9),
-        {DAY_16: plus(*range(6))},
-        {DAY_16: plus(*range(6)) + plus(7, 8, 9, offset=7000)},
-    ),
-    Scenario(
-        "rewrite",
-        (("a", (0, 1, 2, 3, 4, 5), 0),),
-        "x",
-        (2, 3),
-        {DAY_16: plus(*range(6))},
-        {DAY_16: plus(0, 1) + plus(2, 3, offset=7000) + plus(4, 5)},
-    ),
-    Scenario(
-        "two partitions",
-        (("a", (0, 1, DAY, DAY + 1, DAY + 2), 0),),
-        "x",
-        (5, DAY + 1),
-        {DAY_16: plus(0, 1), DAY_17: plus(DAY, DAY + 1, DAY + 2)},
-        {
-            DAY_16: plus(0, 1) + plus(5, offset=7000),
-            DAY_17: plus(DAY) + plus(DAY + 1, offset=7000) + plus(DAY + 2),
-        },
-    ),
-]
-#: A rewrite into the key space of the first generation, over chunks that lie there already.
-REUSE = Scenario(
-    "rewrite into a used key space",
+FIRST = Scenario("first commit", (), "x", (1, 2, 3), {}, {DAY_16: plus(1, 2, 3, offset=7000)})
+APPEND = Scenario(
+    "append",
+    (("a", (0, 1, 2, 3, 4, 5), 0),),
+    "x",
+    (7, 8, 9),
+    {DAY_16: plus(*range(6))},
+    {DAY_16: plus(*range(6)) + plus(7, 8, 9, offset=7000)},
+)
+#: Into the key space of the first generation, over chunks that lie there already.
+REWRITE = Scenario(
+    "rewrite",
     (("a", tuple(range(9)), 0), ("b", (3, 4), 100), ("c", (5, 6), 200)),
     "x",
     (2, 3),
     {DAY_16: plus(0, 1, 2) + plus(3, 4, offset=100) + plus(5, 6, offset=200) + plus(7, 8)},
     {DAY_16: plus(0, 1) + plus(2, 3, offset=7000) + plus(4, offset=100) + plus(5, 6, offset=200) + plus(7, 8)},
 )
+#: An append and a rewrite in one commit.
+BOTH = Scenario(
+    "two partitions",
+    (("a", (0, 1, DAY, DAY + 1, DAY + 2), 0),),
+    "x",
+    (5, DAY + 1),
+    {DAY_16: plus(0, 1), DAY_17: plus(DAY, DAY + 1, DAY + 2)},
+    {DAY_16: plus(0, 1) + plus(5, offset=7000), DAY_17: plus(DAY) + plus(DAY + 1, offset=7000) + plus(DAY + 2)},
+)
+SCENARIOS = [FIRST, APPEND, REWRITE, BOTH]
 
 
 def check_each_partition_shows_one_commit(store: ObjectStore, scenario: Scenario) -> None:
-    for consolidated in (True, False):
-        for path, rows in plain_rows(store, consolidated=consolidated).items():
-            assert rows in (scenario.before.get(path), scenario.after.get(path))
-
-
-def check_whole(store: ObjectStore, scenario: Scenario) -> None:
-    assert engine_rows(store) in (scenario.before, scenario.after)
+    for path, rows in plain_rows(store).items():
+        assert rows in (scenario.before.get(path), scenario.after.get(path))
+    for path, values in plain_columns(store, "height").items():
+        assert values in [[h for _, h in state.get(path, [])] for state in (scenario.before, scenario.after)]
 
 
 def check_done(store: ObjectStore, scenario: Scenario) -> None:
     assert engine_rows(store) == scenario.after
     assert plain_rows(store) == scenario.after
-    assert plain_rows(store, consolidated=False) == scenario.after
+    assert plain_columns(store, "height") == {p: [h for _, h in rows] for p, rows in scenario.after.items()}
     assert len(list(open_collection(store).granules())) == len(scenario.base) + 1
 
 
-@pytest.mark.parametrize("scenario", [*SCENARIOS, REUSE], ids=lambda s: s.name)
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda s: s.name)
 def test_a_death_before_any_request_leaves_one_commit_and_doing_it_again_completes_it(
     clock: FakeClock, scenario: Scenario
 ) -> None:
@@ -379,7 +573,7 @@ def test_a_death_before_any_request_leaves_one_commit_and_doing_it_again_complet
         with contextlib.suppress(DeathError):
             scenario.run(opened(dying, clock, "daemon"))
         check_each_partition_shows_one_commit(store, scenario)
-        check_whole(store, scenario)
+        assert engine_rows(store) in (scenario.before, scenario.after)
         survivor = opened(store, clock, "daemon")
         assert plain_rows(store) == engine_rows(store)
         scenario.run(survivor)
@@ -391,15 +585,17 @@ def test_a_death_before_any_request_leaves_one_commit_and_doing_it_again_complet
     base.clear()
 
 
-@pytest.mark.parametrize("make", [fail_before, lose_response])
-@pytest.mark.parametrize("scenario", [*SCENARIOS[1:3], REUSE], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    ("scenario", "make"),
+    [(APPEND, fail_before), (APPEND, lose_response), (REWRITE, lose_response)],
+    ids=lambda value: getattr(value, "name", None) or getattr(value, "__name__", None),
+)
 def test_a_request_without_answer_leaves_one_commit_and_trying_again_completes_it(
     clock: FakeClock, scenario: Scenario, make: Callable[..., Fault]
 ) -> None:
     base = scenario.prepare(clock)
     for number in itertools.count(1):
         store = base.copy()
-        collection = opened(store, clock, "daemon")
         shaky = FaultStore(store, [make("*", nth=number)])
         collection = opened_quietly(shaky, clock)
         for _ in range(3):
@@ -407,8 +603,7 @@ def test_a_request_without_answer_leaves_one_commit_and_trying_again_completes_i
                 scenario.run(collection)
                 break
             except StorageError:
-                check_each_partition_shows_one_commit(store, scenario)
-                check_whole(store, scenario)
+                assert engine_rows(store) in (scenario.before, scenario.after)
         check_done(store, scenario)
         store.clear()
         if shaky.untriggered:
@@ -426,49 +621,45 @@ def opened_quietly(store: ObjectStore, clock: FakeClock) -> Collection:
         return opened(store, clock, "daemon")
 
 
-@pytest.mark.parametrize("scenario", [*SCENARIOS[1:], REUSE], ids=lambda s: s.name)
-@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("scenario", SCENARIOS[1:], ids=lambda s: s.name)
 def test_a_writer_overtaken_at_any_request_damages_nothing_and_ends_with_both_granules_in(
-    clock: FakeClock, scenario: Scenario, moment: str
+    clock: FakeClock, scenario: Scenario
 ) -> None:
-    """The writer sleeps at its n-th request until another took its grant over and committed."""
+    """The writer sleeps before its n-th request until another took its grant over and committed."""
     base = scenario.prepare(clock)
-    whole = {
-        path: [row for row in rows if row[0] not in (4, DAY + 2)]
-        + plus(*{DAY_16: [4], DAY_17: [DAY + 2]}[path], offset=9000)
-        for path, rows in scenario.after.items()
-    }
-    whole = {path: sorted(rows) for path, rows in whole.items()}
+    taken = {4, DAY + 2} if DAY_17 in scenario.after else {4}
+    whole: dict[str, Rows] = {}
+    for path, rows in scenario.after.items():
+        own = [s for s in taken if (s >= DAY) == (path == DAY_17)]
+        whole[path] = sorted([row for row in rows if row[0] not in taken] + plus(*own, offset=9000))
     for number in itertools.count(1):
         store = base.copy()
         other = opened(store, clock, "other")
-        failures: list[str] = []
-
-        def overtake(
-            method: str,
-            key: str,
-            store: S3LikeStore = store,
-            other: Collection = other,
-            failures: list[str] = failures,
-        ) -> None:
-            other.insert(
-                heights([4, DAY + 2] if DAY_17 in scenario.after else [4], offset=9000), granule="o", precedence=99
-            )
-            plain, engine = plain_rows(store), engine_rows(store)
-            if plain != engine:
-                failures.append(f"after {method} {key}: {plain} != {engine}")
-
-        sleepy = opened(store, clock, "sleepy")
-        slow = FaultStore(store, [Fault("*", nth=number, **{moment: overtake})])  # type: ignore[arg-type]
-        sleepy = opened(slow, clock, "sleepy")
-        scenario.run(sleepy)
-        assert failures == []
+        overtake = Overtaking(store, other, sorted(taken))
+        slow = FaultStore(store, [Fault("*", nth=number, before=overtake)])
+        scenario.run(opened(slow, clock, "sleepy"))
         if slow.untriggered:
             store.clear()
             break
+        assert overtake.seen == [overtake.expected]
         assert engine_rows(store) == whole
         assert plain_rows(store) == whole
-        assert plain_rows(store, consolidated=False) == whole
         store.clear()
     assert number > 20
     base.clear()
+
+
+class Overtaking:
+    """Another writer's whole transaction, done while this one sleeps; remembers what plain readers see then."""
+
+    def __init__(self, store: S3LikeStore, other: Collection, seconds: list[int]) -> None:
+        self._store = store
+        self._other = other
+        self._seconds = seconds
+        self.seen: list[Mapping[str, Rows]] = []
+        self.expected: Mapping[str, Rows] = {}
+
+    def __call__(self, method: str, key: str) -> None:
+        self._other.insert(heights(self._seconds, offset=9000), granule="o", precedence=99)
+        self.expected = engine_rows(self._store)
+        self.seen.append(plain_rows(self._store))
