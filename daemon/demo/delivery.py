@@ -15,7 +15,7 @@ from daemon.journal import Entry
 BACKLOG = 28
 
 #: Seconds between two deliveries after that.
-PACE_SECONDS = 0.3
+PACE_SECONDS = 0.5
 
 #: Seconds between two versions of an object at least, since stores tell its time in whole seconds (HTTP) and the newer
 #: version wins.

@@ -88,7 +88,8 @@ def _rows(axes: Axes, results: Results) -> None:
         color="white",
     )
     axes.invert_yaxis()
-    axes.set(xlabel="rows", title="")
+    axes.set(xlabel="rows")
+    axes.locator_params(axis="x", nbins=5)
     axes.set_title("Daily partitions", loc="left")
     axes.spines[["top", "right"]].set_visible(False)
 

@@ -51,7 +51,7 @@ class EmbeddedAws:
     """
 
     def __init__(self, endpoint_url: str) -> None:
-        import boto3  # type: ignore[import-untyped]
+        import boto3
 
         self.endpoint_url = endpoint_url
         self._s3: Any = boto3.client("s3", endpoint_url=endpoint_url, region_name=REGION)

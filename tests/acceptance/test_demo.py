@@ -91,6 +91,16 @@ def whole(collection: Path) -> xr.Dataset:
     return xr.concat(pieces, "time", data_vars="all", combine_attrs="override").compute()
 
 
+def test_the_readme_shows_what_it_prints(ran: Ran) -> None:
+    section = (PROJECT / "README.md").read_text().split("## Two commands\n", 1)[1].split("\n## ", 1)[0]
+    shown = section.split("    Deliveries by outcome\n", 1)[1]
+    printed = [" ".join(line.split()) for line in ran.output.splitlines()]
+    lines = [" ".join(line.split()).removesuffix("...").strip() for line in shown.splitlines() if line[:4] == "    "]
+    missing = [line for line in lines if line and not any(found.startswith(line) for found in printed)]
+    assert lines
+    assert missing == []
+
+
 def test_it_ends_well_and_quietly(ran: Ran) -> None:
     assert ran.code == 0, ran.output + ran.errors
     assert ran.errors == ""

@@ -356,6 +356,19 @@ async def test_files_that_found_no_room_in_memory_are_outstanding(
     assert not await patient.source.drained()
 
 
+async def test_a_scan_under_way_does_not_hide_that_the_last_one_found_nothing(bench: Bench) -> None:
+    assert await bench.source.receive(1) == []
+    bench.folder.started.clear()
+    bench.folder.gate.clear()
+    scanning = asyncio.create_task(bench.scan())
+    await asyncio.to_thread(bench.folder.started.wait)
+    assert await bench.source.drained()
+    bench.folder.put("a.nc")
+    bench.folder.gate.set()
+    assert keys(await scanning) == ["a.nc"]
+    assert not await bench.source.drained()
+
+
 async def test_nothing_is_delivered_twice_while_the_ledger_lags_behind(bench: Bench) -> None:
     bench.folder.put("a.nc")
     (delivery,) = await bench.scan()
