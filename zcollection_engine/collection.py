@@ -25,7 +25,8 @@ from zcollection_engine.reading import load_partitions
 from zcollection_engine.schema import Schema
 from zcollection_engine.stores.base import ObjectStore
 from zcollection_engine.stores.resolve import StorageOptions, open_store
-from zcollection_engine.transaction import Executor, Offer, Outcome, Writer, WriterOptions
+from zcollection_engine.transaction import Executor, Offer, Outcome, WriterOptions
+from zcollection_engine.writer import Writer
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +218,7 @@ class Collection:
         return self._wait(lambda: self.commit_offers([Offer(entry, conformed)]), timeout)
 
     def commit_offers(self, offers: Sequence[Offer], executor: Executor | None = None) -> Outcome:
-        """Commit prepared granules; see `zcollection_engine.transaction.Writer.commit`."""
+        """Commit prepared granules; see `zcollection_engine.writer.Writer.commit`."""
         return self._writing().commit(offers, executor or LocalExecutor(self._store))
 
     def roll_forward(self) -> None:
