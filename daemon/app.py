@@ -27,6 +27,7 @@ from daemon.sources.sqs import SqsSource
 from daemon.sources.sqs_queue import QueueSettings
 from daemon.sources.watch import WatchSource
 from daemon.target import Target
+from daemon.worker_logs import WorkerLogs
 from zcollection_engine.collection import Collection
 from zcollection_engine.stores.resolve import open_store
 from zcollection_engine.transaction import Offer, Outcome
@@ -66,7 +67,8 @@ async def build(
         stack.callback(journal.close)
         documents = SettledDocuments(open_store(settings.daemon.durable_state_url, storage))
         journal.rebuild(await asyncio.to_thread(documents.load))
-        compute = await stack.enter_async_context(DaskCompute(settings.dask))
+        worker_logs = WorkerLogs(settings.daemon.log_format, settings.daemon.log_level)
+        compute = await stack.enter_async_context(DaskCompute(settings.dask, worker_logs))
         targets = {c.name: Target(c, storage, owner=settings.daemon.instance or name) for c in settings.collections}
         for target in targets.values():
             await target.open()

@@ -18,6 +18,7 @@ from daemon.errors import ClusterUnavailableError
 from daemon.settings_sections import DaskSettings
 from daemon.sources.base import ObjectRef
 from daemon.tasks import Proposal, ReadRequest
+from daemon.worker_logs import WorkerLogs
 from zcollection_engine.config import CollectionRef
 from zcollection_engine.errors import EngineError, NotFoundError
 from zcollection_engine.granules.model import GranuleSpec
@@ -44,10 +45,19 @@ class Reading:
 
 
 class DaskCompute:
-    """Submits work to Dask from the service's event loop. An async context manager."""
+    """Submits work to Dask from the service's event loop. An async context manager.
 
-    def __init__(self, settings: DaskSettings) -> None:
+    Parameters
+    ----------
+    settings
+        Which cluster.
+    worker_logs
+        How the workers of a local cluster log.
+    """
+
+    def __init__(self, settings: DaskSettings, worker_logs: WorkerLogs) -> None:
         self._settings = settings
+        self._worker_logs = worker_logs
         self._cluster: Any = None
         self._client: Any = None
         self._numbers = itertools.count()
@@ -73,6 +83,8 @@ class DaskCompute:
             self._client = await Client(  # type: ignore[no-untyped-call]
                 address or self._cluster, asynchronous=True, set_as_default=False
             )
+            if not address:
+                await self._client.register_plugin(self._worker_logs)
         except (OSError, TimeoutError) as error:
             await self._close()
             raise ClusterUnavailableError(

@@ -57,11 +57,12 @@ def judge(error: BaseException) -> Failure:
             reason = "missing" if isinstance(error, NotFoundError) else error.code
             return Failure(Kind.RETRY, reason, error.message, error)
         case KilledWorker():
+            # Not proven yet: Dask blames everything that the worker had before it, and someone else may have killed it.
             return Failure(
-                Kind.QUARANTINE,
+                Kind.RETRY,
                 "kills_worker",
-                "the worker process died while it read this granule (native crash, or out of memory); look at it in a"
-                f" process of its own before it is tried again: {error}",
+                "the worker process died while it worked on this granule (native crash, or out of memory); look at it"
+                f" in a process of its own before it is tried again: {error}",
                 error,
             )
         case FutureCancelledError() | CancelledError():

@@ -23,6 +23,7 @@ from daemon.settings_sections import RetrySettings
 from daemon.settled import SettledDocuments
 from daemon.sources.base import Delivery, ObjectRef, Source
 from daemon.target import Target
+from zcollection_engine.collection import Collection
 from zcollection_engine.identity import GranuleEntry, GranuleIdentity
 from zcollection_engine.planning import Verdict
 from zcollection_engine.transaction import Offer
@@ -238,7 +239,12 @@ class Pipeline:
         entry = reading.entry
         work.entry = replace(work.entry, etag=entry.identity.etag, size=entry.identity.size)
         with context(partitions=sorted(entry.shares)):
-            verdict, commit = await self._lanes[target.name].scheduler.merge(Offer(entry, reading))
+            scheduler = self._lanes[target.name].scheduler
+            verdict, commit = await scheduler.merge(Offer(entry, reading))
+            if verdict is Verdict.SUPERSEDED:
+                newer = await _newer_of_a_tie(target, collection, entry)
+                if newer is not None:
+                    verdict, commit = await scheduler.merge(Offer(newer, reading))
             if verdict is Verdict.SUPERSEDED:
                 await self._refuse(work, _superseded(entry))
                 return
@@ -283,6 +289,21 @@ class Pipeline:
 def _identity(ref: ObjectRef) -> str:
     """The journal's name for an object: the id of its identity, as far as the event told it."""
     return str(GranuleIdentity(ref.bucket, ref.key, ref.etag or "", ref.size or 0).id)
+
+
+async def _newer_of_a_tie(target: Target, collection: Collection, entry: GranuleEntry) -> GranuleEntry | None:
+    """Decide between two versions of a key that were written within the resolution of the store's clock.
+
+    S3 tells the time of an object to the second. The version that the store has now is the newer one; returns its entry
+    with a precedence just above the other's, or None if the other one is the newer.
+    """
+    state = collection.state
+    present = state.ledger[state.latest[entry.identity.bucket, entry.identity.key]]
+    if present.precedence[:1] != entry.precedence[:1]:
+        return None
+    if not await target.is_current(entry.url, entry.identity.etag):
+        return None
+    return replace(entry, precedence=(*present.precedence, 1))
 
 
 def _superseded(entry: GranuleEntry) -> Failure:

@@ -27,6 +27,7 @@ from zcollection_engine.granules.model import Granule, GranuleSpec
 from zcollection_engine.partitioning import Partitioning
 from zcollection_engine.schema import Schema
 from zcollection_engine.schema_json import load_schema_file
+from zcollection_engine.stores.resolve import open_store, split_url
 
 _log = structlog.get_logger(__name__)
 
@@ -97,6 +98,12 @@ class Target:
 
     def request(self, ref: ObjectRef) -> ReadRequest:
         return ReadRequest(ref, self.spec, self._storage)
+
+    async def is_current(self, url: str, etag: str) -> bool:
+        """Ask the store whether the object at ``url`` has this ETag now; raises `NotFoundError` if it is gone."""
+        root, key = split_url(url)
+        info = await asyncio.to_thread(open_store(root, self._storage).head, key)
+        return info.etag == etag
 
     def executor(self, compute: DaskCompute, collection: Collection) -> DaskExecutor:
         return compute.executor(collection.ref, self.spec, self._storage)

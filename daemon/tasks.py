@@ -12,7 +12,7 @@ from typing import ParamSpec, TypeVar
 
 from daemon.sources.base import ObjectRef
 from zcollection_engine.config import CollectionRef, resolve_config
-from zcollection_engine.errors import EngineError
+from zcollection_engine.errors import EngineError, NotFoundError
 from zcollection_engine.granules.infer import infer_schema
 from zcollection_engine.granules.model import Granule, GranuleSpec
 from zcollection_engine.granules.netcdf import read_netcdf
@@ -108,9 +108,21 @@ def propose(request: ReadRequest, chunk_rows: int | None) -> Proposal:
 
 
 @_returning_errors
-def merge_partition(job: PartitionJob, reads: Sequence[ReadGranule]) -> JobResult:
-    """Run one job of a transaction."""
-    return run_job(job, [read.granule for read in reads])
+def merge_partition(job: PartitionJob, reads: Sequence[ReadGranule | EngineError]) -> JobResult:
+    """Run one job of a transaction.
+
+    The outcome may be a `NotFoundError`: a read that was repeated, since its worker died, met another version.
+    """
+    granules = [_granule(read, identity) for read, identity in zip(reads, job.inserted, strict=True)]
+    return run_job(job, granules)
+
+
+def _granule(read: ReadGranule | EngineError, identity: int) -> Granule:
+    if isinstance(read, EngineError):
+        raise read
+    if read.entry.id != identity:
+        raise NotFoundError(f"{read.granule.name} was overwritten while it waited to be merged; it will be read again")
+    return read.granule
 
 
 def _fetch(request: ReadRequest) -> tuple[Granule, GranuleIdentity, tuple[int, ...]]:

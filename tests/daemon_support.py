@@ -158,13 +158,15 @@ class Daemon:
             if not line.startswith("{") or json.loads(line)["level"] in {"error", "critical"}
         ]
 
-    def until(self, condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
+    def until(
+        self, condition: Callable[[], bool], seconds: float = PATIENCE, *, poll_seconds: float = _POLL_SECONDS
+    ) -> None:
         """Wait for a condition while the daemon runs."""
         deadline = time.monotonic() + seconds
         while not condition():
             assert self.process.poll() is None, f"the daemon ended with {self.process.returncode}:\n{self.tail()}"
             assert time.monotonic() < deadline, f"not within {seconds:g} s:\n{self.tail()}"
-            time.sleep(_POLL_SECONDS)
+            time.sleep(poll_seconds)
 
     def until_ready(self) -> None:
         """Wait until it takes granules."""

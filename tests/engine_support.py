@@ -67,7 +67,7 @@ class FakeClock:
     def sleep(self, seconds: float) -> None:
         with self._lock:
             self.slept.append(seconds)
-            self._elapsed += timedelta(seconds=seconds)
+            self._elapsed += timedelta(seconds=max(seconds, 0.001))  # no real sleep is shorter
 
     def advance(self, seconds: float) -> None:
         with self._lock:

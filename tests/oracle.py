@@ -130,8 +130,13 @@ def _merged(members: Sequence[tuple[Landed, dict[str, Values]]]) -> Expected:
 
 def open_group(url: str, endpoint_url: str | None = None) -> zarr.Group:
     """Open a group with zarr alone, by its consolidated metadata where it has them."""
+    return zarr.open_group(_location(url, endpoint_url), mode="r")
+
+
+def _location(url: str, endpoint_url: str | None) -> Any:
+    """What zarr opens."""
     if not url.startswith("s3://"):
-        return zarr.open_group(url.removeprefix("file://"), mode="r")
+        return url.removeprefix("file://")
     from obstore.store import S3Store
     from zarr.storage import ObjectStore
 
@@ -145,7 +150,7 @@ def open_group(url: str, endpoint_url: str | None = None) -> zarr.Group:
         region=REGION,
         client_options={"allow_http": True},
     )
-    return zarr.open_group(ObjectStore(store, read_only=True), mode="r")
+    return ObjectStore(store, read_only=True)
 
 
 def check_collection(
@@ -190,3 +195,13 @@ def _check_origins(ids: Values, keys: Values) -> None:
     """Rows have one id for each granule and another for every other."""
     pairs = set(zip(ids.tolist(), keys.tolist(), strict=True))
     assert len(pairs) == len({identity for identity, _ in pairs}) == len({key for _, key in pairs})
+
+
+def check_documents(url: str, paths: Iterable[str], endpoint_url: str | None = None) -> None:
+    """Readers that ignore consolidated metadata see the same rows: publication is complete."""
+    for path in paths:
+        group = open_group(f"{url}/{path}", endpoint_url)
+        for name, array in _arrays(group).items():
+            alone = zarr.open_array(_location(f"{url}/{path}/{name}", endpoint_url), mode="r")
+            assert (alone.shape, dict(alone.attrs)) == (array.shape, dict(array.attrs)), (path, name)
+            np.testing.assert_array_equal(alone[...], array[...], err_msg=f"{path}/{name}")

@@ -134,6 +134,7 @@ class WatchSource:
         self._waiting = False
         self._complete = False
         self._overlooked = False
+        self._overlooking = False
         self._unsettled: dict[str, _Sighting] = {}
         self._backlog: dict[_Version, ObjectRef] = {}
         self._in_flight: dict[_Version, Delivery] = {}
@@ -183,7 +184,8 @@ class WatchSource:
                 self._wake.set()
 
     async def drained(self) -> bool:
-        outstanding = self._scan or self._overlooked or self._unsettled or self._backlog or self._in_flight
+        # The last complete scan decides: where listing takes long, one may be under way at any time.
+        outstanding = self._overlooked or self._unsettled or self._backlog or self._in_flight
         return self._complete and not outstanding
 
     def _hand_out(self, limit: int) -> list[Delivery]:
@@ -211,8 +213,7 @@ class WatchSource:
 
     def _begin(self) -> _Scan:
         self._scans += 1
-        self._complete = False
-        self._overlooked = False
+        self._overlooking = False
         started = self._clock.monotonic()
         self._due = started + self._interval
         return _Scan(number=self._scans, started=started, listing=_Listing(self._store))
@@ -223,6 +224,7 @@ class WatchSource:
             page = await scan.listing.page()
         except (EngineError, OSError) as error:
             self._scan = None
+            self._complete = False
             raise SourceUnavailableError(
                 f"{self._store.url} could not be listed: {error}; check the source's URL and permissions"
             ) from error
@@ -232,6 +234,7 @@ class WatchSource:
             return True
         self._scan = None
         self._complete = True
+        self._overlooked = self._overlooking
         self._unsettled = {k: s for k, s in self._unsettled.items() if s.scan == scan.number}
         self._acknowledged = {v: number for v, number in self._acknowledged.items() if number == scan.number}
         return False
@@ -255,7 +258,7 @@ class WatchSource:
         now = self._clock.monotonic()
         sighting = self._unsettled.get(info.key)
         if sighting is None and len(self._unsettled) >= MOST_UNSETTLED:
-            self._overlooked = True
+            self._overlooking = True
             return False
         if sighting is None or sighting.info != info:
             self._unsettled[info.key] = _Sighting(info=info, since=now, scan=scan.number)

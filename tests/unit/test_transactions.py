@@ -38,7 +38,7 @@ from zcollection_engine.jobs import JobResult, PartitionJob
 from zcollection_engine.partitioning import DatePartitioning
 from zcollection_engine.planning import Verdict
 from zcollection_engine.stores.base import ObjectStore
-from zcollection_engine.testing.stores import Fault, FaultStore, fail_before, lose_response
+from zcollection_engine.testing.stores import CountingStore, Fault, FaultStore, fail_before, lose_response
 from zcollection_engine.transaction import WriterOptions
 
 DAY = 86_400
@@ -530,11 +530,11 @@ APPEND = Scenario(
 #: Into the key space of the first generation, over chunks that lie there already.
 REWRITE = Scenario(
     "rewrite",
-    (("a", tuple(range(9)), 0), ("b", (3, 4), 100), ("c", (5, 6), 200)),
+    (("a", tuple(range(7)), 0), ("b", (3, 4), 100), ("c", (5, 6), 200)),
     "x",
     (2, 3),
-    {DAY_16: plus(0, 1, 2) + plus(3, 4, offset=100) + plus(5, 6, offset=200) + plus(7, 8)},
-    {DAY_16: plus(0, 1) + plus(2, 3, offset=7000) + plus(4, offset=100) + plus(5, 6, offset=200) + plus(7, 8)},
+    {DAY_16: plus(0, 1, 2) + plus(3, 4, offset=100) + plus(5, 6, offset=200)},
+    {DAY_16: plus(0, 1) + plus(2, 3, offset=7000) + plus(4, offset=100) + plus(5, 6, offset=200)},
 )
 #: An append and a rewrite in one commit.
 BOTH = Scenario(
@@ -546,6 +546,15 @@ BOTH = Scenario(
     {DAY_16: plus(0, 1) + plus(5, offset=7000), DAY_17: plus(DAY) + plus(DAY + 1, offset=7000) + plus(DAY + 2)},
 )
 SCENARIOS = [FIRST, APPEND, REWRITE, BOTH]
+
+
+def requests_to_open(store: S3LikeStore, clock: FakeClock) -> int:
+    """How many requests an opening makes where there is nothing to repair; it changes nothing."""
+    counting = CountingStore(store.copy())
+    before = {i.key: i.etag for i in store.list()}
+    opened(counting, clock, "daemon")
+    assert {i.key: i.etag for i in counting.list()} == before
+    return len(counting.log)
 
 
 def check_each_partition_shows_one_commit(store: ObjectStore, scenario: Scenario) -> None:
@@ -567,7 +576,7 @@ def test_a_death_before_any_request_leaves_one_commit_and_doing_it_again_complet
     clock: FakeClock, scenario: Scenario
 ) -> None:
     base = scenario.prepare(clock)
-    for number in itertools.count(1):
+    for number in itertools.count(1 if scenario is FIRST else requests_to_open(base, clock)):
         store = base.copy()
         dying = FaultStore(store, [Fault("*", nth=number, times=FOREVER, before=die)])
         with contextlib.suppress(DeathError):
@@ -587,14 +596,14 @@ def test_a_death_before_any_request_leaves_one_commit_and_doing_it_again_complet
 
 @pytest.mark.parametrize(
     ("scenario", "make"),
-    [(APPEND, fail_before), (APPEND, lose_response), (REWRITE, lose_response)],
+    [(APPEND, fail_before), (REWRITE, lose_response)],
     ids=lambda value: getattr(value, "name", None) or getattr(value, "__name__", None),
 )
 def test_a_request_without_answer_leaves_one_commit_and_trying_again_completes_it(
     clock: FakeClock, scenario: Scenario, make: Callable[..., Fault]
 ) -> None:
     base = scenario.prepare(clock)
-    for number in itertools.count(1):
+    for number in itertools.count(requests_to_open(base, clock)):
         store = base.copy()
         shaky = FaultStore(store, [make("*", nth=number)])
         collection = opened_quietly(shaky, clock)
@@ -632,7 +641,7 @@ def test_a_writer_overtaken_at_any_request_damages_nothing_and_ends_with_both_gr
     for path, rows in scenario.after.items():
         own = [s for s in taken if (s >= DAY) == (path == DAY_17)]
         whole[path] = sorted([row for row in rows if row[0] not in taken] + plus(*own, offset=9000))
-    for number in itertools.count(1):
+    for number in itertools.count(requests_to_open(base, clock)):
         store = base.copy()
         other = opened(store, clock, "other")
         overtake = Overtaking(store, other, sorted(taken))

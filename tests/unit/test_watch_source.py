@@ -362,9 +362,10 @@ async def test_a_scan_under_way_does_not_hide_that_the_last_one_found_nothing(be
     bench.folder.gate.clear()
     scanning = asyncio.create_task(bench.scan())
     await asyncio.to_thread(bench.folder.started.wait)
-    assert await bench.source.drained()
+    drained = await bench.source.drained()
     bench.folder.put("a.nc")
     bench.folder.gate.set()
+    assert drained
     assert keys(await scanning) == ["a.nc"]
     assert not await bench.source.drained()
 

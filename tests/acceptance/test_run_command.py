@@ -1,0 +1,167 @@
+"""``zcollectiond run`` as the operator meets it: signals, exit codes, granules that cannot be had."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from daemon.journal import Journal, State
+from tests import oracle
+from tests.daemon_support import (
+    PROJECT,
+    SENTINEL6,
+    Daemon,
+    run_until_idle,
+    running,
+    settled_documents,
+    sqs,
+    visible_granules,
+    watch,
+    write_settings,
+)
+from tests.granules_twins import sentinel6_twin
+from tests.landing import Bucket, Folder, notifying_bucket
+from tests.servers import S3Server
+
+pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(240)]
+
+TWINS = [sentinel6_twin(number, rows=80) for number in range(99, 105)]
+
+
+@pytest.fixture
+def landing(moto_server: S3Server) -> Iterator[Bucket]:
+    with notifying_bucket(moto_server) as bucket:
+        yield bucket
+
+
+def test_an_object_that_is_gone_ends_in_quarantine_and_the_others_go_in(tmp_path: Path, landing: Bucket) -> None:
+    settings = write_settings(
+        tmp_path / "settings.toml",
+        sources=[sqs(landing.queue_url)],
+        collections=[SENTINEL6.collection("s6a", "s6a")],
+        endpoint_url=landing.endpoint_url,
+        dask={"workers": 1},
+    )
+    landed = [landing.put(twin.name, twin.data) for twin in TWINS[:2]]
+    gone = replace(landed[0], key="in/S6A_gone.nc")
+    landing.announce(gone, landed[1])
+    run_until_idle(settings)
+    assert landing.messages() == 0
+    oracle.check_collection(str(tmp_path / "s6a"), landed, oracle.SENTINEL6, "day")
+    (document,) = settled_documents(tmp_path / "settings-state" / "state").values()
+    assert (document["key"], document["reason"], document["attempts"]) == (gone.key, "missing", 3)
+    assert "in/S6A_gone.nc" in document["message"]
+    assert "given up after 3 attempts" in document["message"]
+
+
+def test_sigterm_lets_work_in_progress_end_and_the_next_start_goes_on(tmp_path: Path) -> None:
+    incoming = Folder(tmp_path / "incoming")
+    landed = [incoming.put(twin.name, twin.data) for twin in TWINS]
+    settings = write_settings(
+        tmp_path / "settings.toml",
+        sources=[watch("incoming")],
+        collections=[SENTINEL6.collection("s6a", "s6a")],
+        batch={"max_granules": 1, "max_in_flight": 2},
+        dask={"workers": 1},
+    )
+    with running(settings) as daemon:
+        daemon.until(lambda: visible_granules(tmp_path / "s6a") >= 1, poll_seconds=0.001)
+        daemon.stop()
+        assert daemon.events("signal")[0]["signal"] == "SIGTERM"
+    # What was taken is in; what was not is left to the next start.
+    stopped_at = visible_granules(tmp_path / "s6a")
+    assert 1 <= stopped_at < len(TWINS)
+    journal = Journal(tmp_path / "settings-state", read_only=True)
+    try:
+        assert {entry.state for entry in journal.all()} == {State.COMMITTED}
+        assert len(list(journal.all())) == stopped_at
+    finally:
+        journal.close()
+    run_until_idle(settings)
+    oracle.check_collection(str(tmp_path / "s6a"), landed, oracle.SENTINEL6, "day")
+
+
+def test_a_worker_killed_by_someone_costs_no_granule(tmp_path: Path) -> None:
+    incoming = Folder(tmp_path / "incoming")
+    landed = [incoming.put(twin.name, twin.data) for twin in TWINS]
+    settings = write_settings(
+        tmp_path / "settings.toml",
+        sources=[watch("incoming")],
+        collections=[SENTINEL6.collection("s6a", "s6a")],
+        batch={"max_granules": 1},
+        dask={"workers": 1},
+    )
+    with running(settings) as daemon:
+        daemon.until((tmp_path / "s6a" / ".zcommits" / f"{4:020d}.json").exists, poll_seconds=0.001)
+        (worker,) = workers(daemon)
+        worker.send_signal(signal.SIGKILL)
+        daemon.until(lambda: visible_granules(tmp_path / "s6a") == len(TWINS))
+        assert daemon.events("Restarting worker (status=Status.running)")
+        daemon.process.terminate()
+        assert daemon.wait() == 0
+    assert settled_documents(tmp_path / "settings-state" / "state") == {}
+    oracle.check_collection(str(tmp_path / "s6a"), landed, oracle.SENTINEL6, "day")
+
+
+def workers(daemon: Daemon) -> list[psutil.Process]:
+    """The processes of the local cluster."""
+    family = psutil.Process(daemon.process.pid).children(recursive=True)
+    return [process for process in family if "spawn_main" in " ".join(process.cmdline())]
+
+
+def test_wrong_settings_end_with_code_2_and_a_line_for_each_problem(tmp_path: Path) -> None:
+    settings = write_settings(
+        tmp_path / "settings.toml",
+        sources=[{**watch("incoming"), "intervall_seconds": 3}],
+        collections=[SENTINEL6.collection("s6a", "s6a", axis="")],
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "daemon", "run", "--config", str(settings)],
+        cwd=PROJECT,
+        env={**os.environ, "ZCOLLECTIOND_DASK__WORKER": "3"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert any('intervall_seconds: unknown key; did you mean "interval_seconds"?' in line for line in lines)
+    assert any("ZCOLLECTIOND_DASK__WORKER: unknown name" in line for line in lines)
+    assert any("ZCOLLECTIOND_DASK__WORKERS" in line for line in lines)
+    assert any("collections[0].axis" in line for line in lines)
+    assert not (tmp_path / "settings-state").exists()
+
+
+def test_settings_that_do_not_fit_the_collection_end_with_code_2(tmp_path: Path) -> None:
+    Folder(tmp_path / "incoming").put(TWINS[0].name, TWINS[0].data)
+    collection = SENTINEL6.collection("s6a", "s6a")
+    settings = write_settings(
+        tmp_path / "settings.toml", sources=[watch("incoming")], collections=[collection], dask={"workers": 1}
+    )
+    run_until_idle(settings)
+    status = subprocess.run(
+        [sys.executable, "-m", "daemon", "status", "--config", str(settings), "--json"],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert '"committed": 1' in json.dumps(json.loads(status.stdout))
+
+    collection["partitioning"] = {"by": "date", "variable": "time", "resolution": "month"}
+    write_settings(settings, sources=[watch("incoming")], collections=[collection], dask={"workers": 1})
+    with running(settings) as daemon:
+        assert daemon.wait() == 2
+        assert "collections.s6a.partitioning" in daemon.text
