@@ -3,8 +3,8 @@
     python benchmarks/chunk_rows.py [granules]
 
 Zarr encodes a partly filled chunk at its full size, for every variable, on every append, so small chunks make appends
-cheap and reads dear. For each choice the same synthetic altimetry granules (21 variables, about 3300 rows) go one by one
-into one monthly partition on local files; columns are medians over the appends.
+cheap and reads dear. For each choice the same synthetic altimetry granules (about 20 variables and 3300 rows) go one by
+one into one monthly partition on local files; columns are medians over the appends.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ def main(count: int) -> None:
     granules = [read_netcdf(g.data, spec, name=g.key) for g in deliveries]
     size = median(len(g.data) for g in deliveries)
     rows = round(median(g.rows for g in granules))
-    print(f"{len(granules)} granules of {rows} rows, {size / 1e3:.0f} kB as objects, {granules[0].nbytes / 1e3:.0f} kB decoded\n")
+    decoded = granules[0].nbytes
+    print(f"{len(granules)} granules of {rows} rows, {size / 1e3:.0f} kB as objects, {decoded / 1e3:.0f} kB decoded\n")
     print("| chunk rows | granules a chunk | append ms | written / object size | chunks in all | read all ms |")
     print("|---:|---:|---:|---:|---:|---:|")
     for exponent in range(9, 19):

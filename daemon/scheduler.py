@@ -88,7 +88,10 @@ class PartitionScheduler:
                 self._waiting.remove(pending)
 
     async def close(self) -> None:
-        """Cancel what is under way."""
+        """Cancel what is under way and what waits; their `merge` ends with `asyncio.CancelledError`."""
+        waiting, self._waiting = self._waiting, []
+        for pending in waiting:
+            pending.done.cancel()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -112,9 +115,11 @@ class PartitionScheduler:
         paths: set[str] = set()
         size = 0
         for pending in self._waiting:
-            if pending.paths & blocked:
+            is_wanted = not batch or (not pending.alone and pending.paths & paths)
+            if pending.paths & blocked or not is_wanted:
+                # Left for later, and not to be overtaken by a newer one.
                 blocked |= pending.paths
-            elif not batch or (not pending.alone and pending.paths & paths):
+            else:
                 if batch and (len(batch) >= self.limits.granules or size + _size(pending) > self.limits.bytes):
                     break
                 batch.append(pending)
@@ -132,7 +137,7 @@ class PartitionScheduler:
                 _log.info("partition is busy", collection=self.name, partitions=sorted(paths), reason=str(error))
             for pending in batch:
                 pending.waited = True
-            self._waiting[:0] = batch
+            self._put_back(batch)
             await asyncio.sleep(error.retry_after)
         except Exception as error:  # noqa: BLE001 - handed to each granule, which decides what it means
             self._blame(batch, error)
@@ -149,8 +154,15 @@ class PartitionScheduler:
                 lost=[e.identity.key for e in outcome.lost] or None,
             )
         finally:
+            for pending in batch:
+                if not pending.done.done() and pending not in self._waiting:
+                    pending.done.cancel()  # the transaction was cancelled
             self._busy -= paths
             self._dispatch()
+
+    def _put_back(self, batch: list[_Pending]) -> None:
+        """Let those of a batch wait again, before all others, that still have someone who waits for them."""
+        self._waiting[:0] = [pending for pending in batch if not pending.done.done()]
 
     def _blame(self, batch: list[_Pending], error: Exception) -> None:
         if len(batch) == 1:
@@ -160,7 +172,7 @@ class PartitionScheduler:
         _log.warning("batch failed; its granules are tried one by one", collection=self.name, reason=str(error))
         for pending in batch:
             pending.alone = True
-        self._waiting[:0] = batch
+        self._put_back(batch)
 
 
 def _size(pending: _Pending) -> int:

@@ -199,6 +199,10 @@ class Writer:
                 self._log.append(token, grant)
             except NumberTakenError:
                 return None
+            except StorageError:
+                # The grant may exist. A release behind it gives it back; one in its place keeps it from being made.
+                self._release(transaction, token)
+                raise
             self._apply(token, grant)
             bases = {path: self.state.partition(path) for path in plan.paths}
         return _Granted(plan, token, transaction, grant, bases)
@@ -211,7 +215,7 @@ class Writer:
                 results = executor.run(jobs, payloads) if jobs else []
             number = self._append_commit(granted, results)
         except BaseException:
-            self._release(granted)
+            self._release(granted.transaction, granted.token)
             raise
         changed = [r.partition for r in results if r.changed]
         self._publish({*changed, *self._unseen(granted.plan.accepted)}, arrays=self.options.eager_arrays)
@@ -301,8 +305,8 @@ class Writer:
             return now
         return max(now, self.state.last_time + timedelta(microseconds=1))
 
-    def _release(self, granted: _Granted) -> None:
-        release = Release(granted.transaction, self._clock.now(), granted.token)
+    def _release(self, transaction: str, token: int) -> None:
+        release = Release(transaction, self._clock.now(), token)
         try:
             append_next(self._log, self.state.number, release)
         except StorageError:

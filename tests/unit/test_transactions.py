@@ -10,9 +10,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import zarr
 
 from tests.engine_support import (
     DAY_16,
@@ -29,15 +32,16 @@ from tests.engine_support import (
 )
 from zcollection_engine import Collection, create_collection, open_collection
 from zcollection_engine.clock import SystemClock
-from zcollection_engine.commits.log import CommitLog
+from zcollection_engine.commits.log import CommitLog, record_key
 from zcollection_engine.commits.records import Commit, Grant, Release
-from zcollection_engine.errors import BusyError, ConflictError, FencedError, StorageError
+from zcollection_engine.errors import BusyError, ConflictError, FencedError, OutcomeUnknownError, StorageError
 from zcollection_engine.granules.model import Granule
 from zcollection_engine.ingest import LocalExecutor
 from zcollection_engine.jobs import JobResult, PartitionJob
 from zcollection_engine.partitioning import DatePartitioning
 from zcollection_engine.planning import Verdict
 from zcollection_engine.stores.base import ObjectStore
+from zcollection_engine.stores.posix import PosixStore
 from zcollection_engine.testing.stores import CountingStore, Fault, FaultStore, fail_before, lose_response
 from zcollection_engine.transaction import WriterOptions
 
@@ -118,6 +122,39 @@ def test_a_committed_grant_is_free_at_once(store: S3LikeStore, clock: FakeClock)
     second.insert(heights([7]), timeout=0)
     assert clock.slept == []
     assert engine_rows(store) == {DAY_16: [(5, 5), (7, 7)]}
+
+
+def test_a_grant_whose_outcome_stayed_unknown_is_given_back(store: S3LikeStore, clock: FakeClock) -> None:
+    created(store, clock)
+    unanswered = [lose_response("create", record_key(1)), fail_before("get", record_key(1), nth=4, times=7)]
+    silent = FaultStore(store, unanswered)
+    writer = opened(silent, clock, "w")
+    offers = [offer_of(writer, heights([5]), "a")]
+    with pytest.raises(OutcomeUnknownError):
+        writer.commit_offers(offers)
+    assert silent.untriggered == ()
+    assert [r.kind for _, r in CommitLog(store).load()] == ["create", "grant", "release"]
+    writer.commit_offers(offers)
+    assert engine_rows(store) == plain_rows(store) == {DAY_16: [(5, 5)]}
+
+
+@pytest.mark.parametrize("arrived", [True, False])
+def test_a_commit_whose_outcome_stayed_unknown_is_settled_before_the_grant_is_given_back(
+    store: S3LikeStore, clock: FakeClock, arrived: bool
+) -> None:
+    created(store, clock)
+    key = record_key(2)
+    lost = [lose_response("create", key), fail_before("create", key, nth=2, times=7)]
+    silent = FaultStore(store, lost if arrived else [fail_before("create", key, times=8)])
+    writer = opened(silent, clock, "w")
+    offers = [offer_of(writer, heights([5]), "a")]
+    with pytest.raises(OutcomeUnknownError):
+        writer.commit_offers(offers)
+    kinds = [r.kind for _, r in CommitLog(store).load()]
+    assert kinds == ["create", "grant", *(["commit"] if arrived else []), "release"]
+    outcome = writer.commit_offers(offers)
+    assert set(outcome.verdicts.values()) == {Verdict.KNOWN if arrived else Verdict.COMMITTED}
+    assert engine_rows(store) == plain_rows(store) == {DAY_16: [(5, 5)]}
 
 
 def test_a_failed_transaction_gives_its_grant_back(store: S3LikeStore, clock: FakeClock) -> None:
@@ -478,6 +515,26 @@ def test_writers_that_take_each_other_over_all_the_time_still_bring_every_row_in
             future.result()
     expected = [(s, s) for turn in range(4) for s in (10 * turn, 10 * turn + 1, 10 * turn + 5)]
     assert engine_rows(store) == plain_rows(store) == {DAY_16: expected}
+
+
+def test_two_writers_of_a_folder_bring_every_row_in_once(tmp_path: Path) -> None:
+    folder = str(tmp_path / "collection")
+    clock = QuickClock()
+    created(PosixStore(f"file://{folder}"), clock)
+
+    def work(number: int) -> None:
+        writer = opened(PosixStore(f"file://{folder}"), clock, f"w{number}")
+        for turn in range(3):
+            writer.insert(heights([10 * turn + number, 10 * turn + 5]), granule=f"{number}-{turn}", precedence=turn)
+
+    with ThreadPoolExecutor(2) as pool:
+        for future in [pool.submit(work, n) for n in range(2)]:
+            future.result()
+    expected = plus(0, 1, 5, 10, 11, 15, 20, 21, 25)
+    assert engine_rows(PosixStore(f"file://{folder}")) == {DAY_16: expected}
+    group = zarr.open_group(f"{folder}/{DAY_16}", mode="r")
+    assert np.asarray(group["height"][:]).tolist() == [height for _, height in expected]
+    assert list(tmp_path.rglob("*.part")) == []
 
 
 # Deaths and lost answers at every request.
