@@ -67,13 +67,13 @@ async def build(
         stack.callback(journal.close)
         documents = SettledDocuments(open_store(settings.daemon.durable_state_url, storage))
         journal.rebuild(await asyncio.to_thread(documents.load))
-        worker_logs = WorkerLogs(settings.daemon.log_format, settings.daemon.log_level)
-        compute = await stack.enter_async_context(DaskCompute(settings.dask, worker_logs))
         targets = {c.name: Target(c, storage, owner=settings.daemon.instance or name) for c in settings.collections}
         for target in targets.values():
             await target.open()
             if target.collection is not None:
                 journal.rebuild(_committed(target.name, target.collection))
+        worker_logs = WorkerLogs(settings.daemon.log_format, settings.daemon.log_level)
+        compute = await stack.enter_async_context(DaskCompute(settings.dask, worker_logs))
         limits = Limits(settings.batch.max_granules, settings.batch.max_bytes)
         pipeline = Pipeline(
             _router(settings),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from daemon.journal import Journal, State
 from tests import oracle
 from tests.daemon_support import (
     GSFC,
+    PROJECT,
     SENTINEL3_WAVE,
     SENTINEL6,
     names,
@@ -115,6 +119,14 @@ def test_the_journal_tells_what_happened_to_each_file(ingested: Ingested) -> Non
     assert {name for name, entry in entries.items() if entry.state is State.COMMITTED} == good
     found = {name: (str(entry.state), entry.reason) for name, entry in entries.items() if name not in good}
     assert found == BAD
+
+
+def test_status_counts_them_and_shows_the_reasons(ingested: Ingested) -> None:
+    command = [sys.executable, "-m", "daemon", "status", "--config", str(ingested.folder / "settings.toml"), "--json"]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=60, check=True)
+    report = json.loads(done.stdout)
+    assert {c["name"]: c["granules"]["committed"] for c in report["collections"]} == {"s6a": 3, "wave": 4, "gsfc": 2}
+    assert {error["reason"] for error in report["errors"]} == {reason for _, reason in BAD.values()} - {"empty"}
 
 
 def test_a_table_without_time_is_kept_once_and_as_text(ingested: Ingested) -> None:
