@@ -48,11 +48,14 @@ class CollectionConfig:
             raise FormatError(
                 f"{name} has format version {version}; this zcollectiond reads up to {FORMAT_VERSION}: use a newer one"
             )
-        return cls(
-            schema_from_json(data["schema"]),
-            partitioning_from_json(data["partitioning"]),
-            strategy_from_json(data["merge"]),
-        )
+        try:
+            return cls(
+                schema_from_json(data["schema"]),
+                partitioning_from_json(data["partitioning"]),
+                strategy_from_json(data["merge"]),
+            )
+        except (KeyError, TypeError, FormatError) as error:
+            raise FormatError(f"{name} is damaged: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)

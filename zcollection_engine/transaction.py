@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any, Protocol
 
 from zcollection_engine.commits.state import PartitionState
+from zcollection_engine.errors import InvalidInputError
 from zcollection_engine.identity import GranuleEntry
 from zcollection_engine.jobs import JobResult, PartitionJob
 from zcollection_engine.planning import Verdict
@@ -77,3 +78,7 @@ class WriterOptions:
     grant_seconds: float = 60.0
     reader_grace: timedelta = timedelta(0)
     eager_arrays: bool = True
+
+    def __post_init__(self) -> None:
+        if self.grant_seconds <= 0:
+            raise InvalidInputError(f"grant_seconds is {self.grant_seconds:g}; a grant must live longer than 0 s")

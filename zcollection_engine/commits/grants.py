@@ -17,7 +17,7 @@ from zcollection_engine.clock import Clock
 from zcollection_engine.commits.log import CommitLog, NumberTakenError
 from zcollection_engine.commits.records import Commit, Grant, Record, Release, Renewal
 from zcollection_engine.commits.state import CollectionState, HeldGrant
-from zcollection_engine.errors import FencedError, NotFoundError, StorageError
+from zcollection_engine.errors import EngineError, FencedError
 
 
 def touches(record: Record, partitions: Members[str]) -> bool:
@@ -125,7 +125,7 @@ class Heartbeat:
             renewal = Renewal(self._grant.transaction, self._clock.now(), self._token)
             try:
                 append_next(self._log, self._token, renewal)
-            except (StorageError, NotFoundError) as error:
+            except EngineError as error:
                 self.failure = error
 
 
