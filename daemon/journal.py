@@ -121,6 +121,11 @@ class Journal:
         with self._db:
             self._db.execute(_UPSERT, _row(entry))
 
+    def forget(self, entry: Entry) -> None:
+        """Remove a granule's line: it goes on under another identity."""
+        with self._db:
+            self._db.execute("DELETE FROM granules WHERE collection = ? AND id = ?", (entry.collection, entry.id))
+
     def rebuild(self, entries: Iterable[Entry]) -> None:
         """Add lines that are missing; lines that exist stay as they are, unless they are not settled yet."""
         with self._db:

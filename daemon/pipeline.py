@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections import Counter
 from collections.abc import Coroutine, Mapping
@@ -24,6 +25,7 @@ from daemon.settled import SettledDocuments
 from daemon.sources.base import Delivery, ObjectRef, Source
 from daemon.target import Target
 from zcollection_engine.collection import Collection
+from zcollection_engine.errors import EngineError, NotFoundError
 from zcollection_engine.identity import GranuleEntry, GranuleIdentity
 from zcollection_engine.planning import Verdict
 from zcollection_engine.transaction import Offer
@@ -32,6 +34,9 @@ _log = structlog.get_logger(__name__)
 
 #: How long a source that cannot be told of a settled granule is asked again, in seconds.
 _ACKNOWLEDGE_PAUSE = 5.0
+
+#: Keeps the pause a finite number; the longest is reached long before.
+_MOST_DOUBLINGS = 64
 
 
 class Observer(Protocol):
@@ -127,7 +132,8 @@ class Pipeline:
             return
         identity = _identity(ref)
         work = self._works.get((target.name, identity))
-        if work is not None:
+        # Without an ETag it may be another version than the one that is being read.
+        if work is not None and ref.etag is not None:
             work.deliveries.append((source, delivery))
             return
         work = Work(target, self._received(target, identity, ref), ref, [(source, delivery)])
@@ -207,8 +213,13 @@ class Pipeline:
         with context(granule=work.ref.key, collection=work.target.name):
             try:
                 await self._until_settled(work)
+            except Exception:
+                for source, delivery in work.deliveries:
+                    await source.release(delivery)
+                raise
             finally:
-                self._works.pop((work.target.name, _identity(work.ref)), None)
+                if self._works.get(name := (work.target.name, _identity(work.ref))) is work:
+                    del self._works[name]
             for source, delivery in work.deliveries:
                 await self._acknowledge(source, delivery)
 
@@ -237,7 +248,6 @@ class Pipeline:
         collection = await target.require(self._compute, work.ref)
         reading = await self._compute.read(target.request(work.ref), collection.ref)
         entry = reading.entry
-        work.entry = replace(work.entry, etag=entry.identity.etag, size=entry.identity.size)
         with context(partitions=sorted(entry.shares)):
             scheduler = self._lanes[target.name].scheduler
             verdict, commit = await scheduler.merge(Offer(entry, reading))
@@ -245,24 +255,42 @@ class Pipeline:
                 newer = await _newer_of_a_tie(target, collection, entry)
                 if newer is not None:
                     verdict, commit = await scheduler.merge(Offer(newer, reading))
+            self._identify(work, entry.identity)
             if verdict is Verdict.SUPERSEDED:
                 await self._refuse(work, _superseded(entry))
                 return
-            if str(entry.id) != work.entry.id:
-                self._note(work, State.SKIPPED, "overwritten", "the object was overwritten before it was read")
-                work.entry = replace(work.entry, id=str(entry.id))
             self._note(work, State.COMMITTED, "", "")
             _log.info("visible", commit=commit, rows=entry.rows, seconds=work.entry.latency)
+
+    def _identify(self, work: Work, found: GranuleIdentity) -> None:
+        """Go on under the identity that the reading told; the event may have told another one, or part of it."""
+        ref = work.ref
+        if ref.etag not in (None, found.etag) or ref.size not in (None, found.size):
+            self._note(work, State.SKIPPED, "overwritten", "the object was overwritten before it was read")
+        elif str(found.id) != work.entry.id:
+            self._journal.forget(work.entry)
+        work.entry = replace(work.entry, id=str(found.id), etag=found.etag, size=found.size)
 
     async def _refuse(self, work: Work, failure: Failure) -> None:
         """Quarantine or skip a granule: durable, then known to the journal."""
         state = State.SKIPPED if failure.kind is Kind.SKIP else State.QUARANTINED
         entry = replace(work.entry, state=state, reason=failure.reason, message=failure.message)
         entry = replace(entry, settled=datetime.now(UTC))
-        event = work.deliveries[0][1].event
-        await asyncio.to_thread(self._documents.write, entry, failure, url=work.ref.url, event=event)
+        await self._document(work, entry, failure)
         self._note(work, state, failure.reason, failure.message)
         _log.warning(state.value, reason=failure.reason, error=failure.message)
+
+    async def _document(self, work: Work, entry: Entry, failure: Failure) -> None:
+        """Write a granule's document; its storage may fail for a while, which is not the granule's fault."""
+        event = work.deliveries[0][1].event
+        for attempt in itertools.count(1):
+            try:
+                await asyncio.to_thread(self._documents.write, entry, failure, url=work.ref.url, event=event)
+            except EngineError as error:
+                _log.error("document cannot be written", url=self._documents.url, reason=str(error))
+                await asyncio.sleep(self._pause(attempt))
+            else:
+                return
 
     def _note(self, work: Work, state: State, reason: str, message: str) -> None:
         settled = datetime.now(UTC) if state.is_settled else None
@@ -282,7 +310,8 @@ class Pipeline:
                 return
 
     def _pause(self, attempts: int) -> float:
-        longest = min(self._retry.max_seconds, self._retry.base_seconds * 2 ** (attempts - 1))
+        doublings = min(attempts - 1, _MOST_DOUBLINGS)
+        longest = min(self._retry.max_seconds, self._retry.base_seconds * 2**doublings)
         return random.uniform(0, longest)  # noqa: S311 - jitter, no secret
 
 
@@ -301,7 +330,11 @@ async def _newer_of_a_tie(target: Target, collection: Collection, entry: Granule
     present = state.ledger[state.latest[entry.identity.bucket, entry.identity.key]]
     if present.precedence[:1] != entry.precedence[:1]:
         return None
-    if not await target.is_current(entry.url, entry.identity.etag):
+    try:
+        is_current = await target.is_current(entry.url, entry.identity.etag)
+    except NotFoundError:
+        return None  # neither is there any more: the one that is in stays
+    if not is_current:
         return None
     return replace(entry, precedence=(*present.precedence, 1))
 

@@ -139,6 +139,10 @@ class PartitionScheduler:
                 pending.waited = True
             self._put_back(batch)
             await asyncio.sleep(error.retry_after)
+        except asyncio.CancelledError:
+            for pending in batch:
+                pending.done.cancel()
+            raise
         except Exception as error:  # noqa: BLE001 - handed to each granule, which decides what it means
             self._blame(batch, error)
         else:
@@ -154,9 +158,6 @@ class PartitionScheduler:
                 lost=[e.identity.key for e in outcome.lost] or None,
             )
         finally:
-            for pending in batch:
-                if not pending.done.done() and pending not in self._waiting:
-                    pending.done.cancel()  # the transaction was cancelled
             self._busy -= paths
             self._dispatch()
 

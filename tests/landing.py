@@ -77,6 +77,14 @@ class Bucket:
         data: bytes = self.s3.get_object(Bucket=self.name, Key=key)["Body"].read()
         return data
 
+    def download(self, prefix: str, folder: Path) -> None:
+        """Copy all objects below a prefix into a folder."""
+        for page in self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix):
+            for found in page.get("Contents", ()):
+                target = folder / found["Key"].removeprefix(prefix)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(self.get(found["Key"]))
+
     def announce(self, *objects: Landed) -> None:
         """Send one message with an event about each object, as SQS may do again at any time."""
         records = [
@@ -121,8 +129,6 @@ def notifying_bucket(server: S3Server) -> Iterator[Bucket]:
             "Events": ["s3:ObjectCreated:*"],
             "Filter": {"Key": {"FilterRules": [{"Name": "prefix", "Value": "in/"}]}},
         }
-        s3.put_bucket_notification_configuration(
-            Bucket=name, NotificationConfiguration={"QueueConfigurations": [rule]}
-        )
+        s3.put_bucket_notification_configuration(Bucket=name, NotificationConfiguration={"QueueConfigurations": [rule]})
         yield Bucket(name, url, s3, queues, server.endpoint_url)
         queues.delete_queue(QueueUrl=url)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import TypeVar
-
-from tests.granules_twins import Twin
 
 T = TypeVar("T")
 
@@ -24,8 +23,8 @@ def orders(items: Sequence[T], seeds: Sequence[int] = SEEDS) -> dict[str, list[T
 
 
 def side_by_side(
-    deliveries: Mapping[str, Sequence[Twin]],
-    put: Callable[[str, Twin], None],
+    deliveries: Mapping[str, Sequence[T]],
+    put: Callable[[str, T], None],
     until: Callable[[Callable[[], bool]], None],
     count: Callable[[str], int],
 ) -> None:
@@ -42,17 +41,17 @@ def side_by_side(
     count
         How many granules are visible in a collection.
     """
-    waiting: dict[str, Iterator[Twin]] = {name: iter(twins) for name, twins in deliveries.items()}
+    waiting: dict[str, Iterator[T]] = {name: iter(items) for name, items in deliveries.items()}
     delivered = dict.fromkeys(waiting, 0)
 
     def advance() -> bool:
         for name in [name for name in waiting if count(name) >= delivered[name]]:
-            twin = next(waiting[name], None)
-            if twin is None:
-                del waiting[name]
-            else:
-                put(name, twin)
+            for item in islice(waiting[name], 1):
+                put(name, item)
                 delivered[name] += 1
+                break
+            else:
+                del waiting[name]
         return not waiting
 
     until(advance)

@@ -21,6 +21,9 @@ from zcollection_engine.merging import Share
 from zcollection_engine.schema import PROVENANCE, TIME_CALENDAR, TIME_UNITS, Schema
 from zcollection_engine.stores.base import ObjectStore
 
+#: Whole days from 1970 that int64 nanoseconds can hold, in both directions.
+_MOST_DAYS = np.iinfo(np.int64).max // (86_400 * 10**9) - 1
+
 
 def prepare(
     granule: Granule,
@@ -165,13 +168,15 @@ def _variable(array: xr.Variable, *, name: str, path: str) -> GranuleVariable:
 
 
 def _nanoseconds(values: npt.NDArray[Any], *, name: str, path: str) -> npt.NDArray[np.int64]:
-    times = values.astype("datetime64[ns]")
-    lost = values[times.astype(values.dtype) != values]
-    if lost.size:
-        raise InvalidGranuleError(
-            f"{name}: variable {path!r} holds {lost.flat[0]}, which int64 nanoseconds since 1970 cannot hold"
-        )
-    return times.astype(np.int64)
+    """Convert times. What cannot be held is looked for first: older numpy wraps around silently, newer raises."""
+    if values.dtype != np.dtype("datetime64[ns]"):
+        days = values.astype("datetime64[D]").astype(np.int64)
+        lost = values[np.abs(days) > _MOST_DAYS]
+        if lost.size:
+            raise InvalidGranuleError(
+                f"{name}: variable {path!r} holds {lost.flat[0]}, which int64 nanoseconds since 1970 cannot hold"
+            )
+    return values.astype("datetime64[ns]").astype(np.int64)
 
 
 def _compare_immutable(granule: Granule, schema: Schema, expected: Mapping[str, str]) -> None:

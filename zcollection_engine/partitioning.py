@@ -93,7 +93,8 @@ class DatePartitioning:
         Raises `InvalidInputError` for a path that is none, or whose bounds nanoseconds cannot hold.
         """
         first = self._period(path, self.keys(path))
-        bounds = [(first + i).astype("datetime64[s]").astype(np.int64) for i in (0, 1)]
+        step = np.timedelta64(1, RESOLUTIONS[self.resolution])  # type: ignore[call-overload]
+        bounds = [edge.astype("datetime64[s]").astype(np.int64) for edge in (first, first + step)]
         if min(bounds) <= _NAT // 10**9 or max(bounds) > np.iinfo(np.int64).max // 10**9:
             raise InvalidInputError(f"{path!r} reaches beyond the years 1677 to 2262, which nanoseconds can hold")
         low, high = ((b * 10**9).astype("datetime64[ns]") for b in bounds)

@@ -50,7 +50,8 @@ def report(kind: str, values: Mapping[str, Any]) -> None:
     """Print what was read: rows and a digest of each variable."""
     digests = {name: hashlib.sha256(values[name].tobytes()).hexdigest()[:16] for name in values}
     line = {"kind": kind, "rows": {len(v) for v in values.values()}.pop(), "digests": digests}
-    print(json.dumps(line), flush=True)
+    sys.stdout.write(f"{json.dumps(line)}\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

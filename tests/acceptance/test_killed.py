@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 
 from tests import oracle
-from tests.daemon_support import SENTINEL6, Daemon, run_until_idle, running, sqs, watch, write_settings
+from tests.daemon_support import (
+    SENTINEL6,
+    Daemon,
+    run_until_idle,
+    running,
+    sqs,
+    visible_granules,
+    watch,
+    write_settings,
+)
 from tests.granules_twins import sentinel6_twin
 from tests.landing import Bucket, Folder, Landed, notifying_bucket
 from tests.servers import S3Server
@@ -73,13 +82,12 @@ def kill_when(daemon: Daemon, condition: Callable[[], bool]) -> None:
 def test_a_daemon_killed_over_a_watched_folder_ends_with_the_same_rows(watched: Scene, record: int) -> None:
     with running(watched.settings) as daemon:
         kill_when(daemon, watched.killed_at(record))
+    assert visible_granules(watched.url) < len(TWINS)
     run_until_idle(watched.settings)
     watched.check()
 
 
-def test_a_daemon_killed_again_and_again_over_a_queue_ends_with_the_same_rows(
-    tmp_path: Path, landing: Bucket
-) -> None:
+def test_a_daemon_killed_again_and_again_over_a_queue_ends_with_the_same_rows(tmp_path: Path, landing: Bucket) -> None:
     settings = write_settings(
         tmp_path / "settings.toml",
         sources=[sqs(landing.queue_url, visibility_seconds=3)],

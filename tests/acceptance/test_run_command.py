@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import netCDF4
+import numpy as np
 import psutil
 import pytest
 
@@ -110,6 +112,40 @@ def test_a_worker_killed_by_someone_costs_no_granule(tmp_path: Path) -> None:
         daemon.process.terminate()
         assert daemon.wait() == 0
     assert settled_documents(tmp_path / "settings-state" / "state") == {}
+    oracle.check_collection(str(tmp_path / "s6a"), landed, oracle.SENTINEL6, "day")
+
+
+def swelling_granule(path: Path) -> bytes:
+    """A file of 2.5 MB that takes 576 MB of memory."""
+    with netCDF4.Dataset(path, "w") as file:
+        group = file.createGroup("data_01")
+        group.createDimension("time", 60)
+        group.createDimension("sample", 1_200_000)
+        time = group.createVariable("time", "f8", ("time",))
+        time.units = "seconds since 2000-01-01"
+        time[:] = 756_083_626 + np.arange(60.0)
+        shape = {"zlib": True, "complevel": 1, "shuffle": False, "chunksizes": (60, 100_000)}
+        waveform = group.createVariable("waveform", "f8", ("time", "sample"), **shape)
+        for start in range(0, 1_200_000, 100_000):
+            waveform[:, start : start + 100_000] = np.zeros((60, 100_000))
+    return path.read_bytes()
+
+
+def test_a_granule_that_kills_its_worker_ends_in_quarantine_and_takes_no_other_with_it(tmp_path: Path) -> None:
+    incoming = Folder(tmp_path / "incoming")
+    landed = [incoming.put(twin.name, twin.data) for twin in TWINS]
+    incoming.put("S6A_swelling.nc", swelling_granule(tmp_path / "swelling.nc"))
+    settings = write_settings(
+        tmp_path / "settings.toml",
+        sources=[watch("incoming")],
+        collections=[SENTINEL6.collection("s6a", "s6a")],
+        dask={"workers": 2, "memory_limit": "512MiB"},
+    )
+    with running(settings, "--until-idle") as daemon:
+        assert daemon.wait() == 0
+    (name, document), *others = settled_documents(tmp_path / "settings-state" / "state").items()
+    assert not others
+    assert (name, document["reason"], document["attempts"]) == ("S6A_swelling.nc", "kills_worker", 3)
     oracle.check_collection(str(tmp_path / "s6a"), landed, oracle.SENTINEL6, "day")
 
 

@@ -10,7 +10,16 @@ from typing import Any
 import pytest
 
 from tests import oracle
-from tests.daemon_support import SENTINEL6, Daemon, running, settled_documents, sqs, visible_granules, watch, write_settings
+from tests.daemon_support import (
+    SENTINEL6,
+    Daemon,
+    running,
+    settled_documents,
+    sqs,
+    visible_granules,
+    watch,
+    write_settings,
+)
 from tests.granules_twins import sentinel6_twin
 from tests.landing import Bucket, Folder, notifying_bucket
 from tests.servers import S3Server
