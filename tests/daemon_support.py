@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from daemon.settings import ENVIRONMENT_PREFIX
 from zcollection_engine.errors import NotFoundError
 from zcollection_engine.stores.resolve import StorageOptions, open_store
 
@@ -134,7 +135,12 @@ class Daemon:
         command = [sys.executable, "-m", "daemon", "run", "--config", str(settings), *options]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                command, cwd=PROJECT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                command,
+                cwd=PROJECT,
+                env={name: value for name, value in os.environ.items() if not name.startswith(ENVIRONMENT_PREFIX)},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import uuid
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -60,3 +61,10 @@ def test_a_change_by_another_client_is_seen() -> None:
     fsspec.filesystem("memory").pipe_file(f"{store.url.removeprefix('memory:/')}/x", b"longer")
     assert store.head("x").size == 6
     assert store.head("x").etag != etag
+
+
+def test_a_server_that_does_not_answer_is_an_error_of_the_storage_that_names_the_url() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    with pytest.raises(StorageError, match=f"ftp://127.0.0.1:{port}/data"):
+        FilesystemStore(f"ftp://127.0.0.1:{port}/data")

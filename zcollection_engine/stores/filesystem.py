@@ -45,6 +45,8 @@ class FilesystemStore:
     ------
     InvalidInputError
         fsspec does not know the protocol, or the package for it is missing.
+    StorageError
+        The file system wants a connection at once, and there is none.
     """
 
     conditional = False
@@ -57,6 +59,8 @@ class FilesystemStore:
             self._fs, self._root = fsspec.core.url_to_fs(self._url)
         except (ImportError, ValueError) as error:
             raise InvalidInputError(f"cannot open {url!r}: {_remedy(protocol, error)}") from error
+        except (OSError, EOFError) as error:
+            raise StorageError(f"cannot reach {url!r}: {error}") from error
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self._url,)
