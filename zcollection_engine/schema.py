@@ -32,7 +32,7 @@ class Dimension:
     size: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Variable:
     """A variable as it is stored.
 
@@ -65,6 +65,17 @@ class Variable:
             raise InvalidInputError(
                 f"variable {self.path!r}: {len(self.chunks)} chunk sizes for {len(self.dimensions)} dimensions"
             )
+
+    def __eq__(self, other: object) -> bool:
+        """Compare all fields; a fill value of NaN equals another one."""
+        return isinstance(other, Variable) and self._comparable() == other._comparable()
+
+    def __hash__(self) -> int:
+        return hash((self.path, self.dtype, self.dimensions))
+
+    def _comparable(self) -> tuple[Any, ...]:
+        fill = repr(self.fill_value) if isinstance(self.fill_value, float) else self.fill_value
+        return self.path, self.dtype, self.dimensions, self.chunks, fill, dict(self.attributes)
 
     @property
     def name(self) -> str:

@@ -205,8 +205,9 @@ def test_a_reader_sees_what_a_killed_daemon_left(tmp_path: Path) -> None:
     assert read_ids(tmp_path) == ["1"]
 
 
+# All is imported first: an interpreter in the home of another user cannot be read by nobody.
 READER = """
-import os, sys
+import os, sys, urllib.parse
 from pathlib import Path
 from daemon.journal import Journal
 if os.geteuid() == 0:
