@@ -50,16 +50,17 @@ async def run(settings: Settings, *, until_idle: bool = False, observer: Observe
     """
     check_runnable(settings)
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="engine"))
-    async with build(settings, until_idle=until_idle, observer=observer) as service:
-        with _signals(service.stop):
+    stop = asyncio.Event()
+    with _signals(stop.set):
+        async with build(settings, stop=stop, until_idle=until_idle, observer=observer) as service:
             await service.run()
 
 
 @asynccontextmanager
 async def build(
-    settings: Settings, *, until_idle: bool = False, observer: Observer | None = None
+    settings: Settings, *, stop: asyncio.Event, until_idle: bool = False, observer: Observer | None = None
 ) -> AsyncIterator[Service]:
-    """Put the daemon together; everything is open while the context lasts."""
+    """Put the daemon together; everything is open while the context lasts. Setting ``stop`` ends the service."""
     async with AsyncExitStack() as stack:
         storage = settings.storage_options
         name = stack.enter_context(owned_state_dir(settings.daemon.state_dir))
@@ -74,7 +75,7 @@ async def build(
                 journal.rebuild(_committed(target.name, target.collection))
         worker_logs = WorkerLogs(settings.daemon.log_format, settings.daemon.log_level)
         compute = await stack.enter_async_context(DaskCompute(settings.dask, worker_logs))
-        limits = Limits(settings.batch.max_granules, settings.batch.max_bytes)
+        limits = Limits(settings.batch.max_granules, settings.batch.max_bytes, settings.batch.max_delay_seconds)
         pipeline = Pipeline(
             _router(settings),
             {n: Lane(t, PartitionScheduler(n, _committer(t, compute), limits)) for n, t in targets.items()},
@@ -90,7 +91,7 @@ async def build(
         options = ServiceOptions(
             settings.batch.max_in_flight, settings.daemon.shutdown_grace_seconds, until_idle, watchdog_interval()
         )
-        service = Service(sources, targets, pipeline, notifier=Notifier.from_environment(), options=options)
+        service = Service(sources, targets, pipeline, stop=stop, notifier=Notifier.from_environment(), options=options)
         if settings.daemon.health_port:
             health = HealthServer(settings.daemon.health_host, settings.daemon.health_port, service)
             await stack.enter_async_context(health)

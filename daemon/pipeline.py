@@ -246,10 +246,11 @@ class Pipeline:
         """One attempt; returns when the granule is settled."""
         target = work.target
         collection = await target.require(self._compute, work.ref)
-        reading = await self._compute.read(target.request(work.ref), collection.ref)
+        scheduler = self._lanes[target.name].scheduler
+        with scheduler.reading():
+            reading = await self._compute.read(target.request(work.ref), collection.ref)
         entry = reading.entry
         with context(partitions=sorted(entry.shares)):
-            scheduler = self._lanes[target.name].scheduler
             verdict, commit = await scheduler.merge(Offer(entry, reading))
             if verdict is Verdict.SUPERSEDED:
                 newer = await _newer_of_a_tie(target, collection, entry)

@@ -1,15 +1,16 @@
 """Partition-level scheduling: which granules are merged together, and when.
 
-Granules that touch the same partition share a transaction; partitions that no granule links go side by side. Nothing
-waits for company: a granule that finds its partitions idle starts at once, and what comes meanwhile forms the next
-transaction.
+Granules that touch the same partition share a transaction; partitions that no granule links go side by side. A granule
+waits only for others that are being read at that moment, and not for long: together they cost one transaction instead
+of many. A lone granule starts at once; what comes while it is merged forms the next transaction.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import structlog
@@ -34,16 +35,20 @@ class Limits:
         Count.
     bytes
         Sum of the granules' sizes as objects; a larger one goes alone.
+    delay
+        Seconds for which a granule waits at most for others that are being read.
     """
 
     granules: int
     bytes: int
+    delay: float = 5.0
 
 
 @dataclass(eq=False, slots=True)
 class _Pending:
     offer: Offer
     done: asyncio.Future[tuple[Verdict, int | None]]
+    since: float
     alone: bool = False
     waited: bool = False
 
@@ -72,13 +77,27 @@ class PartitionScheduler:
     _waiting: list[_Pending] = field(default_factory=list)
     _busy: set[str] = field(default_factory=set)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _reads: int = 0
+    _alarm: asyncio.TimerHandle | None = None
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """A granule is being read, and will be merged as soon as it is; what is ready waits for it."""
+        self._reads += 1
+        try:
+            yield
+        finally:
+            self._reads -= 1
+            # Soon, not now: the reader merges what it has read before it gives up its turn.
+            asyncio.get_running_loop().call_soon(self._dispatch)
 
     async def merge(self, offer: Offer) -> tuple[Verdict, int | None]:
         """Merge a granule; returns its verdict and the number of its commit once it is visible.
 
         Raises what the transaction raised for it alone: mates of a batch that fails are tried one by one.
         """
-        pending = _Pending(offer, asyncio.get_running_loop().create_future())
+        loop = asyncio.get_running_loop()
+        pending = _Pending(offer, loop.create_future(), loop.time())
         self._waiting.append(pending)
         self._dispatch()
         try:
@@ -89,6 +108,8 @@ class PartitionScheduler:
 
     async def close(self) -> None:
         """Cancel what is under way and what waits; their `merge` ends with `asyncio.CancelledError`."""
+        if self._alarm is not None:
+            self._alarm.cancel()
         waiting, self._waiting = self._waiting, []
         for pending in waiting:
             pending.done.cancel()
@@ -97,6 +118,8 @@ class PartitionScheduler:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _dispatch(self) -> None:
+        if self._waits_for_company():
+            return
         while batch := self._next_batch():
             self._waiting = [p for p in self._waiting if p not in batch]
             paths = frozenset().union(*(p.paths for p in batch))
@@ -107,6 +130,20 @@ class PartitionScheduler:
             )
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+
+    def _waits_for_company(self) -> bool:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        if not self._waiting or self._reads == 0:
+            return False
+        is_full = len(self._waiting) >= self.limits.granules or sum(map(_size, self._waiting)) >= self.limits.bytes
+        loop = asyncio.get_running_loop()
+        remaining = min(p.since for p in self._waiting) + self.limits.delay - loop.time()
+        if is_full or remaining <= 0:
+            return False
+        self._alarm = loop.call_later(remaining, self._dispatch)
+        return True
 
     def _next_batch(self) -> list[_Pending]:
         """The next granules whose partitions are idle and linked with each other, oldest first."""
@@ -150,7 +187,7 @@ class PartitionScheduler:
                 if not pending.done.done():
                     pending.done.set_result((outcome.verdicts[pending.offer.entry.id], outcome.commit))
             _log.info(
-                "committed",
+                "already in" if outcome.commit is None else "committed",
                 collection=self.name,
                 commit=outcome.commit,
                 granules=len(batch),

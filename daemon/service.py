@@ -57,6 +57,8 @@ class Service:
         By name; opened already.
     pipeline, notifier, options
         See there.
+    stop
+        Setting it asks for an orderly stop.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Service:
         targets: Mapping[str, Target],
         pipeline: Pipeline,
         *,
+        stop: asyncio.Event,
         notifier: Notifier,
         options: ServiceOptions,
     ) -> None:
@@ -73,7 +76,7 @@ class Service:
         self._pipeline = pipeline
         self._notifier = notifier
         self._options = options
-        self._stop = asyncio.Event()
+        self._stop = stop
         self._unavailable: dict[str, str] = {}
         self._started = False
 

@@ -74,7 +74,7 @@ class WatchSourceSettings(Section):
     """Name in logs and in ``status``. Empty: the URL."""
 
     interval_seconds: float = Field(default=10.0, gt=0)
-    """Seconds from the end of one listing to the start of the next. On S3 a thousand objects cost one
+    """Seconds from the start of one listing to the start of the next. On S3 a thousand objects cost one
     request."""
 
     settle_seconds: float | None = Field(default=None, ge=0)

@@ -141,7 +141,8 @@ class RetrySettings(Section):
 class BatchSettings(Section):
     """How many granules share a transaction.
 
-    A batch takes what is waiting and never waits for more, so a lone granule is not delayed.
+    A batch takes what is ready, and waits only for granules that are being read just then; a lone granule is not
+    delayed.
     """
 
     max_granules: int = Field(default=64, ge=1)
@@ -150,6 +151,10 @@ class BatchSettings(Section):
     max_bytes: int = Field(default=256 * 1024**2, ge=1)
     """Bytes of the granules (as stored) in one transaction; a larger granule goes alone. A merge holds a few
     times as much in a worker's memory."""
+
+    max_delay_seconds: float = Field(default=5.0, ge=0)
+    """Seconds for which a granule that is ready waits at most for others that are being read. A backlog then takes
+    a few large transactions instead of many small ones. 0: it never waits."""
 
     max_in_flight: int = Field(default=128, ge=1)
     """Granules taken from the sources and not yet committed, over all collections. Twice ``max_granules`` by

@@ -281,3 +281,49 @@ async def test_a_transaction_s_log_lines_belong_to_no_single_granule(desk: Desk)
         "batch failed; its granules are tried one by one",
     }
     assert not [line for line in lines if "granule" in line]
+
+
+async def test_a_granule_waits_for_others_that_are_being_read_and_shares_their_transaction(desk: Desk) -> None:
+    with desk.scheduler.reading():
+        await desk.offer("a", DAY_16)
+        assert await desk.nothing_starts()
+        await desk.offer("b", DAY_16)
+    assert (await desk.next()).keys == "a b"
+
+
+async def test_a_read_that_ends_without_a_granule_holds_nobody_up(desk: Desk) -> None:
+    await desk.offer("a", DAY_16)
+    (await desk.next()).succeed()
+
+    def read() -> None:
+        with desk.scheduler.reading():
+            raise InvalidGranuleError("bad")
+
+    with pytest.raises(InvalidGranuleError):
+        read()
+    await desk.offer("b", DAY_16)
+    assert (await desk.next()).keys == "b"
+
+
+async def test_a_full_batch_does_not_wait_for_more(desk: Desk) -> None:
+    with desk.scheduler.reading():
+        for key in "abc":
+            await desk.offer(key, DAY_16)
+        assert (await desk.next()).keys == "a b c"
+
+
+async def test_nobody_waits_longer_than_the_delay() -> None:
+    desk = Desk(Limits(granules=3, bytes=100, delay=0.01))
+    with desk.scheduler.reading():
+        await desk.offer("a", DAY_16)
+        assert (await desk.next()).keys == "a"
+    await desk.scheduler.close()
+
+
+async def test_what_another_writer_had_put_in_is_not_logged_as_a_commit(desk: Desk) -> None:
+    merging = await desk.offer("a", DAY_16)
+    transaction = await desk.next()
+    with structlog.testing.capture_logs() as lines:
+        transaction.end.set_result(Outcome(None, {o.entry.id: Verdict.KNOWN for o in transaction.offers}))
+        assert await merging == (Verdict.KNOWN, None)
+    assert [line["event"] for line in lines] == ["already in"]

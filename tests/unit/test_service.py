@@ -138,6 +138,7 @@ class Bench:
             cast("Any", self.sources),
             cast("Any", {"s6a": self.target}),
             cast("Any", self.pipeline),
+            stop=asyncio.Event(),
             notifier=cast("Any", self.notifier),
             options=ServiceOptions(**({"max_in_flight": 10, "shutdown_grace": 7.0} | options)),
         )
