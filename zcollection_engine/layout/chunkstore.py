@@ -22,14 +22,28 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zcollection_engine.errors import NotFoundError, PreconditionFailedError, ReadOnlyError, SnapshotExpiredError
 from zcollection_engine.stores.base import ObjectInfo, ObjectStore, StoredObject
 
-_MAGIC = 0x184D2A5E
+_FRAME_START = struct.pack("<II", 0x184D2A5E, 16)
+_FRAME_SIZE = 24
 
 PARALLEL_REQUESTS = 16
 
 
 def attempt_frame(attempt: UUID) -> bytes:
     """The 24 bytes that mark a chunk as written by one attempt."""
-    return struct.pack("<II", _MAGIC, 16) + attempt.bytes
+    return _FRAME_START + attempt.bytes
+
+
+def tombstone(attempt: UUID) -> bytes:
+    """What garbage collection leaves of a chunk on a store that cannot delete conditionally.
+
+    A frame without content: no reader can take it for values, and its key stays guarded by an ETag.
+    """
+    return attempt_frame(attempt)
+
+
+def is_tombstone(chunk: bytes) -> bool:
+    """Tell whether a stored chunk is what garbage collection left."""
+    return len(chunk) == _FRAME_SIZE and chunk.startswith(_FRAME_START)
 
 
 class ChunkWriter:
@@ -189,6 +203,11 @@ class ChunkStore(Store):
                 f"{self}: chunk {key} is gone; the partition was rewritten since it was opened: refresh and read again",
                 partition=self._prefix,
             ) from error
+        if is_tombstone(stored.data):
+            raise SnapshotExpiredError(
+                f"{self}: chunk {key} was collected as garbage since it was opened: refresh and read again",
+                partition=self._prefix,
+            )
         if self._guard is not None:
             self._guard(stored.info)
         return stored.data
