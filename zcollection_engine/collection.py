@@ -5,17 +5,20 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any, Self, TypeVar
 
 import xarray as xr
 
 from zcollection_engine.amending import Amender
 from zcollection_engine.clock import Clock
+from zcollection_engine.collecting import collect_garbage
 from zcollection_engine.commits.opening import Moment, followed
 from zcollection_engine.commits.state import CollectionState, PartitionState
 from zcollection_engine.committing import Committer
 from zcollection_engine.config import CollectionConfig, CollectionRef, StoredConfig, load_config
 from zcollection_engine.errors import BusyError, NotFoundError, ReadOnlyError
+from zcollection_engine.garbage import GarbageReport, GarbageRules
 from zcollection_engine.history import CommitInfo, Difference, diff, history
 from zcollection_engine.identity import GranuleEntry, GranuleIdentity, precedence_of
 from zcollection_engine.ingest import LocalExecutor, granule_from_dataset, prepare
@@ -265,6 +268,24 @@ class Collection:
         """Bring documents of single arrays up to date that appends left behind."""
         committer = self._writing()
         committer.publish(committer.unpublished(), arrays=True)
+
+    def collect_garbage(
+        self,
+        *,
+        dry_run: bool = True,
+        min_age: timedelta = timedelta(hours=24),
+        retention: timedelta = timedelta(days=7),
+    ) -> GarbageReport:
+        """Remove what nothing can reach any more; see `zcollection_engine.collecting.collect_garbage`.
+
+        Parameters
+        ----------
+        dry_run
+            Only tell what would be removed.
+        min_age, retention
+            See `zcollection_engine.garbage.GarbageRules`.
+        """
+        return collect_garbage(self._writing(), GarbageRules(min_age, retention), dry_run=dry_run)
 
     def checkpoint(self) -> None:
         """Write a checkpoint of the log now, so that opening the collection need not read the records before it."""

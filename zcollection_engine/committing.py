@@ -105,6 +105,8 @@ class Committer:
     def refresh(self) -> None:
         """Fold what others have appended to the log."""
         with self.lock:
+            if self.state.ledger.base.is_expired:
+                self.reload()
             for number, record in self.log.follow(self.state.number):
                 self._apply(number, record)
 
@@ -241,6 +243,10 @@ class Committer:
                     raise
                 self._apply(number, commit)
                 return number
+
+    def release(self, granted: Granted) -> None:
+        """Give a grant back without a commit."""
+        self._release(granted.grant, granted.token)
 
     def unpublished(self) -> list[str]:
         """Paths of partitions of which readers may not see the last commit in all documents."""

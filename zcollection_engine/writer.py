@@ -8,7 +8,7 @@ from typing import Any
 
 from zcollection_engine.commits.records import Commit, PartitionChange
 from zcollection_engine.committing import Committer, Granted
-from zcollection_engine.errors import ConflictError, FencedError
+from zcollection_engine.errors import ConflictError, FencedError, SnapshotExpiredError
 from zcollection_engine.identity import GranuleEntry
 from zcollection_engine.jobs import JobResult, PartitionJob
 from zcollection_engine.layout.documents import Version
@@ -49,7 +49,10 @@ class Writer:
         gone: set[int] = set()
         defeats = 0
         while True:
-            plan = self._plan(entries, gone)
+            try:
+                plan = self._plan(entries, gone)
+            except SnapshotExpiredError:
+                continue  # the tables of an old checkpoint were collected: the next look stands on a newer one
             missing = [e for e in plan.restored if e.id not in payloads]
             if missing:
                 found = executor.reread(missing)

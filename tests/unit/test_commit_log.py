@@ -32,7 +32,7 @@ def renewal(text: str = "t", token: int = 1) -> Renewal:
 
 def filled(store: MemoryStore, count: int) -> list[Record]:
     log = CommitLog(store)
-    records: list[Record] = [Creation("t", WHEN, {}), *(renewal(f"t{n}", n) for n in range(1, count))]
+    records: list[Record] = [Creation("t", WHEN), *(renewal(f"t{n}", n) for n in range(1, count))]
     for number, record in enumerate(records):
         log.append(number, record)
     return records

@@ -64,7 +64,7 @@ def with_chunks(store: CountingStore, chunks: int, *, eager_arrays: bool) -> Col
             store.create(f"{folder}/2", full)
             store.create(f"{folder}/{chunks - 1}", tail)
     log = CommitLog(store)
-    (*_, (last, _)) = log.load()
+    (*_, (last, _)) = log.follow(-1)
     change = PartitionChange(rows, 0, (START, START + 10**9 * (2 * CHUNK + FILLED - 1)))
     log.append(last + 1, Commit("more chunks", datetime(2024, 1, 1, tzinfo=UTC), 0, {DAY_16: change}, ()))
     options = WriterOptions(owner="counting", eager_arrays=eager_arrays)

@@ -37,6 +37,13 @@ def checkpoint_key(number: int) -> str:
     return f"{CHECKPOINTS}{number:020d}.json.gz"
 
 
+def checkpoint_number(key: str) -> int | None:
+    """Number of the checkpoint at ``key``; None if the key is no checkpoint's."""
+    name = key.removeprefix(CHECKPOINTS)
+    is_checkpoint = key.startswith(CHECKPOINTS) and name[20:] == ".json.gz" and name[:20].isdecimal()
+    return int(name[:20]) if is_checkpoint else None
+
+
 class Checkpoints:
     """The checkpoints of one collection.
 
@@ -52,8 +59,8 @@ class Checkpoints:
 
     def numbers(self) -> list[int]:
         """Numbers of all checkpoints, ascending: one LIST."""
-        names = [info.key.removeprefix(CHECKPOINTS) for info in self._store.list(CHECKPOINTS)]
-        return [int(name[:20]) for name in names if name[:20].isdecimal() and name[20:] == ".json.gz"]
+        found = (checkpoint_number(info.key) for info in self._store.list(CHECKPOINTS))
+        return [number for number in found if number is not None]
 
     def load(self, number: int) -> CollectionState:
         """Read a checkpoint; raises `NotFoundError`, `FormatError`."""
@@ -84,7 +91,11 @@ class Checkpoints:
         try:
             self._store.create(checkpoint_key(state.number), packed(body))
         except PreconditionFailedError:
-            # Another writer made this checkpoint from the same records; this one stands on its own pieces.
+            # Another writer made this checkpoint from the same records, on pieces of its own.
+            return
+        if max(self.numbers()) > state.number:
+            # This one took so long that its pieces may have been collected meanwhile; nobody needs it any more.
+            self._store.delete(checkpoint_key(state.number))
             return
         known = base.index if isinstance(base, LedgerTables) else GranuleIndex([])
         state.checkpoint = state.number

@@ -16,6 +16,8 @@ Dated = tuple[int, GranuleEntry]
 class LedgerBase(Protocol):
     """What a checkpoint knows of granules; looked up in the store when asked for."""
 
+    is_expired: bool
+
     def __len__(self) -> int:
         """Number of granules that are in."""
 
@@ -43,6 +45,8 @@ class LedgerBase(Protocol):
 
 class EmptyBase:
     """The base of a log without checkpoints."""
+
+    is_expired = False
 
     def __len__(self) -> int:
         return 0

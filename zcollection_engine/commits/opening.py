@@ -46,7 +46,7 @@ def followed(state: CollectionState, store: ObjectStore, clock: Clock | None = N
     """Bring a state up to the head of the log and return it; another one if the log was trimmed beyond it."""
     log = CommitLog(store, clock)
     records = list(log.follow(state.number))
-    if not log.is_intact(state.number):
+    if state.ledger.base.is_expired or not log.is_intact(state.number):
         return load_state(store, clock)
     state.apply_all(records)
     return state

@@ -17,7 +17,7 @@ from zcollection_engine.commits.granule_index import Rows
 from zcollection_engine.commits.ledger import Dated
 from zcollection_engine.commits.log import FOLDER
 from zcollection_engine.commits.records import FORMAT_VERSION, dump, parse
-from zcollection_engine.errors import FormatError
+from zcollection_engine.errors import FormatError, NotFoundError, SnapshotExpiredError
 from zcollection_engine.identity import GranuleEntry
 from zcollection_engine.stores.base import ObjectStore
 
@@ -147,7 +147,12 @@ class Pieces:
 
     def _decode(self, piece: Piece, decode: Callable[[bytes, str], T]) -> T:
         key = f"{LEDGER}{piece.name}"
-        return decode(self._store.get(key).data, f"{self._store.url}/{key}")
+        name = f"{self._store.url}/{key}"
+        try:
+            data = self._store.get(key).data
+        except NotFoundError as error:
+            raise SnapshotExpiredError(f"{name} was collected as garbage: refresh and look again") from error
+        return decode(data, name)
 
     @staticmethod
     def _decode_index(data: bytes, name: str) -> Rows:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from zcollection_engine.commits.granule_index import GranuleIndex, IndexRow, Presence, key_hash
 from zcollection_engine.commits.ledger import Dated
 from zcollection_engine.commits.pieces import LedgerRefs, Pieces, Table
+from zcollection_engine.errors import SnapshotExpiredError
 from zcollection_engine.identity import GranuleEntry
 
 _KEPT_TABLES = 64
@@ -16,6 +18,9 @@ _KEPT_TABLES = 64
 
 class LedgerTables:
     """The ledger's base. Thread-safe.
+
+    A lookup raises `SnapshotExpiredError` when garbage collection has removed the checkpoint's pieces; ``is_expired``
+    says so from then on.
 
     The index is read when the first granule is looked up, and kept; of the tables the last ones used are.
 
@@ -32,6 +37,7 @@ class LedgerTables:
     def __init__(self, pieces: Pieces, refs: LedgerRefs, index: GranuleIndex | None = None) -> None:
         self.refs = refs
         self.index = index
+        self.is_expired = False
         self._pieces = pieces
         self._paths = list(refs.tables)
         self._tables: OrderedDict[str, Table] = OrderedDict()
@@ -82,7 +88,8 @@ class LedgerTables:
         with self._lock:
             found = self._tables.pop(path, None)
             if found is None:
-                found = self._pieces.read_table(self.refs.tables[path].pieces)
+                with self._noticing():
+                    found = self._pieces.read_table(self.refs.tables[path].pieces)
             self._tables[path] = found
             if len(self._tables) > _KEPT_TABLES:
                 self._tables.popitem(last=False)
@@ -91,5 +98,14 @@ class LedgerTables:
     def _load_index(self) -> GranuleIndex:
         with self._lock:
             if self.index is None:
-                self.index = GranuleIndex(self._pieces.read_index(self.refs.index))
+                with self._noticing():
+                    self.index = GranuleIndex(self._pieces.read_index(self.refs.index))
             return self.index
+
+    @contextmanager
+    def _noticing(self) -> Iterator[None]:
+        try:
+            yield
+        except SnapshotExpiredError:
+            self.is_expired = True
+            raise

@@ -23,7 +23,7 @@ from zcollection_engine.errors import NotFoundError, PreconditionFailedError, Re
 from zcollection_engine.stores.base import ObjectInfo, ObjectStore, StoredObject
 
 _FRAME_START = struct.pack("<II", 0x184D2A5E, 16)
-_FRAME_SIZE = 24
+TOMBSTONE_SIZE = 24
 
 PARALLEL_REQUESTS = 16
 
@@ -43,7 +43,7 @@ def tombstone(attempt: UUID) -> bytes:
 
 def is_tombstone(chunk: bytes) -> bool:
     """Tell whether a stored chunk is what garbage collection left."""
-    return len(chunk) == _FRAME_SIZE and chunk.startswith(_FRAME_START)
+    return len(chunk) == TOMBSTONE_SIZE and chunk.startswith(_FRAME_START)
 
 
 class ChunkWriter:
