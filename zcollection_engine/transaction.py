@@ -72,12 +72,15 @@ class WriterOptions:
         How long a reader may go on with the generation it opened, counted from the flip that retired it.
     eager_arrays
         Publish the documents of single arrays with every commit; else they wait for `Writer.publish_arrays`.
+    single_writer
+        The operator's word that no other process writes: a store without conditional writes is accepted then.
     """
 
     owner: str
     grant_seconds: float = 60.0
     reader_grace: timedelta = timedelta(0)
     eager_arrays: bool = True
+    single_writer: bool = False
 
     def __post_init__(self) -> None:
         if self.grant_seconds <= 0:
