@@ -1,7 +1,8 @@
 """The command line, ``zcollectiond``.
 
-Exit codes: 0 done; 2 the settings or the command line are wrong; 3 the daemon cannot start, cannot go on, or there is
-nothing to report on; 1 all else: what is not foreseen, with its traceback, and a demonstration with a surprise.
+Exit codes: 0 done; 2 the settings or the command line are wrong; 3 the daemon cannot start, cannot go on, there is
+nothing to report on, or a store is not fit; 1 all else: what is not foreseen, with its traceback, and a demonstration
+with a surprise.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from daemon.errors import DaemonError, SettingsError
 
 if TYPE_CHECKING:
     from daemon.settings import Settings
+    from zcollection_engine.stores.options import StorageOptions
 
 PROGRAM = "zcollectiond"
 
@@ -39,6 +41,16 @@ Overrides = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Set one key, over file and environment; may be repeated."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+StorageConfig = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", "-c", metavar="PATH", help="Settings file whose [aws] and [storage] tell how to reach S3."
+    ),
+]
+EndpointUrl = Annotated[
+    str | None, typer.Option("--endpoint-url", metavar="URL", help="S3 service, if it is not AWS itself.")
+]
+Region = Annotated[str | None, typer.Option("--region", metavar="NAME", help="AWS region.")]
 
 _DEFAULT_CONFIG = Path("settings.toml")
 _DEMO_FOLDER = Path("demo")
@@ -126,16 +138,9 @@ def status(
 def inspect(
     url: Annotated[str, typer.Argument(metavar="URL", help="Root of the collection: a path, s3:// or any fsspec URL.")],
     as_json: AsJson = False,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            "--config", "-c", metavar="PATH", help="Settings file whose [aws] and [storage] tell how to reach S3."
-        ),
-    ] = None,
-    endpoint_url: Annotated[
-        str | None, typer.Option("--endpoint-url", metavar="URL", help="S3 service, if it is not AWS itself.")
-    ] = None,
-    region: Annotated[str | None, typer.Option("--region", metavar="NAME", help="AWS region.")] = None,
+    config: StorageConfig = None,
+    endpoint_url: EndpointUrl = None,
+    region: Region = None,
 ) -> None:
     """Show what a collection holds: a summary, its partitions, its variables.
 
@@ -147,15 +152,44 @@ def inspect(
     """
     with _exit_codes():
         from daemon import inspection, rendering
-        from zcollection_engine.stores.options import StorageOptions
 
-        storage = _load(config).storage_options if config else StorageOptions()
-        storage = replace(storage, endpoint_url=endpoint_url or storage.endpoint_url, region=region or storage.region)
-        report = inspection.inspect(_collection_url(url), storage)
+        report = inspection.inspect(_collection_url(url), _storage(config, endpoint_url, region))
         if as_json:
             typer.echo(rendering.json_text(report.to_json()))
         else:
             inspection.render(report, rendering.make_console())
+
+
+@app.command(short_help="Whether a store is fit for several writers.")
+def check(
+    url: Annotated[
+        str, typer.Argument(metavar="URL", help="Root of a collection, existing or planned: a path or a URL.")
+    ],
+    *,
+    as_json: AsJson = False,
+    rounds: Annotated[int, typer.Option("--rounds", metavar="N", min=1, help="How often the writers contend.")] = 3,
+    config: StorageConfig = None,
+    endpoint_url: EndpointUrl = None,
+    region: Region = None,
+) -> None:
+    """Try whether a store keeps concurrent writers apart, and tell what is known of the service.
+
+    Writes some dozens of small objects to URL/.zcommits/probe/ and removes them. The exit code is 3 if the store is
+    not fit for several writers.
+
+    \b
+    Example:
+      zcollectiond check s3://bucket/collections/s6a --endpoint-url http://127.0.0.1:5000
+    """
+    with _exit_codes():
+        from daemon import checking, rendering
+
+        report = checking.check(_collection_url(url), _storage(config, endpoint_url, region), rounds=rounds)
+        if as_json:
+            typer.echo(rendering.json_text(report.to_json()))
+        else:
+            checking.render(report, rendering.make_console())
+    raise typer.Exit(0 if report.ok else DaemonError.exit_code)
 
 
 @app.command(short_help="See it work, with S3, SQS and granules of its own.")
@@ -220,6 +254,14 @@ def _load(config: Path, overrides: Sequence[str] | None = None) -> Settings:
             " or name another file with --config"
         )
     return load_settings(config, overrides=overrides or ())
+
+
+def _storage(config: Path | None, endpoint_url: str | None, region: str | None) -> StorageOptions:
+    """Return how to reach S3: what the options say, else the settings file, else the environment."""
+    from zcollection_engine.stores.options import StorageOptions
+
+    storage = _load(config).storage_options if config else StorageOptions()
+    return replace(storage, endpoint_url=endpoint_url or storage.endpoint_url, region=region or storage.region)
 
 
 def _collection_url(text: str) -> str:

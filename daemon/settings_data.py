@@ -209,6 +209,10 @@ class CollectionSettings(Section):
     """Seconds without a sign of life after which another daemon may take over partitions of this one. Shorter
     recovers faster; too short fences off a writer that is only slow."""
 
+    single_writer: bool = False
+    """Your word that exactly one process writes to the collection. Then a store without conditional writes is
+    accepted, and none is probed; two writers on such a store destroy each other's commits."""
+
     granule: GranuleSettings = GranuleSettings()
 
     @property

@@ -54,6 +54,7 @@ class Target:
             grant_seconds=settings.grant_ttl_seconds,
             reader_grace=timedelta(seconds=settings.reader_grace_seconds),
             eager_arrays=False,
+            single_writer=settings.single_writer,
         )
         self._schema = load_schema_file(settings.schema_file) if settings.schema_file else None
         self._collection: Collection | None = None

@@ -22,8 +22,9 @@ from zcollection_engine.garbage import GarbageReport, GarbageRules
 from zcollection_engine.layout.chunkstore import TOMBSTONE_SIZE, tombstone
 from zcollection_engine.layout.documents import Version
 from zcollection_engine.layout.inventory import PartitionInventory, Role
+from zcollection_engine.probing import FOLDER as PROBE
 from zcollection_engine.stores.base import ObjectInfo
-from zcollection_engine.trimming import PROBE, LogCollector
+from zcollection_engine.trimming import LogCollector
 
 #: Partitions under one grant, so that a collection of thousands does not fill the log.
 _BATCH = 64

@@ -130,6 +130,15 @@ class Committer:
                     retry_after=min(remaining, 1.0),
                     partition=names,
                 )
+        for path in self.state.partitions if EVERYTHING in paths else paths:
+            holder = self.store.holder(path)
+            if holder is not None:
+                raise BusyError(
+                    f"{self.store.url}: partition {path} is being written by {holder}; it is free again when that one"
+                    " has ended or died",
+                    retry_after=1.0,
+                    partition=path,
+                )
 
     def require_space(self, base: PartitionState, now: datetime) -> None:
         """Raise `BusyError` while a reader may still be using the key space that a rewrite would go to."""

@@ -15,6 +15,7 @@ from zcollection_engine.errors import InvalidInputError
 from zcollection_engine.granules.model import Granule
 from zcollection_engine.merging import Strategy, TimeSeries
 from zcollection_engine.partitioning import Partitioning
+from zcollection_engine.probing import check_store
 from zcollection_engine.schema import Schema
 from zcollection_engine.stores.base import ObjectStore
 from zcollection_engine.stores.resolve import StorageOptions, open_store
@@ -52,12 +53,15 @@ def create_collection(
     ConflictError
         If there is a collection already.
     InvalidInputError
-        If schema and partitioning do not fit each other, or immutable values are missing.
+        If schema and partitioning do not fit each other, or immutable values are missing; or if the store does not keep
+        the conditions of writes and ``single_writer`` is not set.
     """
     store = _store(url, storage)
+    behaviour = writer or WriterOptions(owner=f"library-{uuid.uuid4().hex}")
+    check_store(store, single_writer=behaviour.single_writer, probe=True)
     config = CollectionConfig(schema, partitioning, strategy or TimeSeries())
     create(store, config, immutable=immutable, clock=clock or SystemClock())
-    return open_collection(store, mode="w", storage=storage, writer=writer, clock=clock)
+    return open_collection(store, mode="w", storage=storage, writer=behaviour, clock=clock)
 
 
 def open_collection(
@@ -94,20 +98,24 @@ def open_collection(
         If a newer version wrote it.
     SnapshotExpiredError
         If the log does not reach back to ``at``.
+    InvalidInputError
+        If a store without conditional writes is to be written and ``single_writer`` is not set.
     """
     if mode not in ("r", "w"):
         raise InvalidInputError(f'mode {mode!r} is unknown; use "r" or "w"')
+    behaviour = writer or WriterOptions(owner=f"library-{uuid.uuid4().hex}")
     if mode == "w" and at is not None:
         raise InvalidInputError("an older commit can only be read; rollback() makes it the present one")
     options = storage or StorageOptions()
     store = _store(url, options)
     ticking = clock or SystemClock()
+    if mode == "w":
+        check_store(store, single_writer=behaviour.single_writer, probe=False)
     state = load_state(store, ticking) if at is None else load_state_at(store, at, ticking)
     stored = load_config(store, state.config)
     ref = CollectionRef(store.url, options, state.config)
     if mode == "r":
         return Collection(store, ref, stored, state, committer=None, clock=ticking)
-    behaviour = writer or WriterOptions(owner=f"library-{uuid.uuid4().hex}")
     committer = Committer(store, ref, stored.config, state, options=behaviour, clock=ticking)
     committer.roll_forward()
     return Collection(store, ref, stored, state, committer=committer, clock=ticking)

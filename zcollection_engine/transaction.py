@@ -74,6 +74,8 @@ class WriterOptions:
         Publish the documents of single arrays with every commit; else they wait for `Collection.publish_arrays`.
     checkpoint_records
         Records of the log between two checkpoints: so many are read one by one, at most, when the collection is opened.
+    single_writer
+        The operator's word that no other process writes: a store without conditional writes is accepted then.
     """
 
     owner: str
@@ -81,6 +83,7 @@ class WriterOptions:
     reader_grace: timedelta = timedelta(0)
     eager_arrays: bool = True
     checkpoint_records: int = 100
+    single_writer: bool = False
 
     def __post_init__(self) -> None:
         if self.grant_seconds <= 0:

@@ -12,10 +12,9 @@ from zcollection_engine.commits.records import Commit, Grant
 from zcollection_engine.committing import Committer
 from zcollection_engine.config import CONFIGS
 from zcollection_engine.garbage import GarbageReport, GarbageRules
+from zcollection_engine.probing import FOLDER as PROBE
 from zcollection_engine.publication import STAGED
 from zcollection_engine.stores.base import ObjectInfo
-
-PROBE = f"{FOLDER}probe/"
 
 #: Records between two checkpoints that are kept to look back.
 _SPACING = 1000

@@ -141,6 +141,39 @@ def _contend_for_replacement(store: ObjectStore, rounds: int) -> None:
     assert len(seen) == rounds + 1
 
 
+def _contend_with_a_removal(store: ObjectStore, key: str) -> None:
+    etag = store.create(key, b"start")
+
+    def change(index: int) -> bool:
+        try:
+            if index % 2 and store.conditional_delete:
+                store.delete(key, etag)
+            else:
+                store.replace(key, b"%d" % index, etag)
+        except PreconditionFailedError:
+            return False
+        return True
+
+    winners = [index for index, won in enumerate(_in_threads(change)) if won]
+    assert len(winners) == 1
+    removed = winners[0] % 2 == 1 and store.conditional_delete
+    left = [store.get(info.key).data for info in store.list("race/") if info.key == key]
+    assert left == ([] if removed else [b"%d" % winners[0]])
+
+
+def _remove_on_condition(store: ObjectStore) -> None:
+    first = store.create("folder/x", b"first")
+    second = store.replace("folder/x", b"second", first)
+    with pytest.raises(PreconditionFailedError, match="folder/x"):
+        store.delete("folder/x", first)
+    assert store.get("folder/x").data == b"second"
+    store.delete("folder/x", second)
+    for etag in (first, second):
+        with pytest.raises(PreconditionFailedError, match="folder/x is gone"):
+            store.delete("folder/x", etag)
+    assert list(store.list()) == []
+
+
 class TestAnyStore:
     def test_an_object_comes_back_as_it_was_created(self, store: ObjectStore) -> None:
         for size in (0, 1, 3_000_000):
@@ -211,6 +244,20 @@ class TestAnyStore:
         assert list(store.list()) == []
         assert store.create("folder/x", b"2")
 
+    def test_a_conditional_removal_takes_what_it_was_made_for_or_is_refused(self, store: ObjectStore) -> None:
+        if store.conditional_delete:
+            _remove_on_condition(store)
+        else:
+            etag = store.create("x", b"1")
+            with pytest.raises(InvalidInputError, match=r"cannot remove x on the condition .* tombstone"):
+                store.delete("x", etag)
+            assert store.head("x").etag == etag
+
+    def test_of_a_removal_and_replacements_of_one_version_one_wins(self, store: ObjectStore) -> None:
+        """Where removal has no condition, a replacement by a tombstone stands in for it."""
+        for turn in range(_rounds(store)):
+            _contend_with_a_removal(store, f"race/{turn}")
+
     @pytest.mark.parametrize("key", ODD_KEYS)
     def test_a_key_is_taken_literally(self, store: ObjectStore, key: str) -> None:
         etag = store.create(key, b"1")
@@ -271,12 +318,18 @@ class TestAnyStore:
         assert other.url == store.url
         assert other.get("x").data == b"1"
         assert other.conditional == store.conditional
+        assert other.conditional_delete == store.conditional_delete
 
     def test_flush_and_exclusive_may_always_be_asked(self, store: ObjectStore) -> None:
         with store.exclusive("year=2022/month=01"):
             store.create("x", b"1")
+            assert (store.holder("year=2022/month=01") is not None) is isinstance(store, PosixStore)
         store.flush()
         assert [i.key for i in store.list()] == ["x"]
+        assert store.holder("year=2022/month=01") is None
+
+    def test_only_where_a_lock_guards_the_whole_change_removal_is_conditional(self, store: ObjectStore) -> None:
+        assert store.conditional_delete is isinstance(store, MemoryStore | PosixStore)
 
     def test_only_the_generic_file_system_has_no_conditional_writes(self, store: ObjectStore) -> None:
         assert store.conditional is not isinstance(store, FilesystemStore)

@@ -16,7 +16,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from daemon import app as application
-from daemon import inspection, logs
+from daemon import checking, inspection, logs
 from daemon.cli import app
 from daemon.demo import command as demonstration
 from daemon.errors import DaemonError, SettingsError, StateInUseError
@@ -26,6 +26,7 @@ from tests.engine_support import DAY_16, heights, small_schema
 from tests.servers import S3Server
 from zcollection_engine import DatePartitioning, StorageOptions, create_collection
 from zcollection_engine.errors import ConflictError, FormatError, NotFoundError, StorageError
+from zcollection_engine.stores.filesystem import FilesystemStore
 
 PROJECT = Path(__file__).parents[2]
 
@@ -106,11 +107,11 @@ def python(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_help_names_every_command(invoke: Invoke) -> None:
     result = invoke("--help")
     assert result.exit_code == 0
-    for command in ("run", "status", "inspect", "demo", "--version"):
+    for command in ("run", "status", "inspect", "check", "demo", "--version"):
         assert f"\n  {command}" in result.stdout
 
 
-@pytest.mark.parametrize("command", ["run", "status", "inspect", "demo"])
+@pytest.mark.parametrize("command", ["run", "status", "inspect", "check", "demo"])
 def test_help_of_a_command_has_an_example_that_can_be_copied(invoke: Invoke, command: str) -> None:
     result = invoke(command, "-h")
     assert result.exit_code == 0
@@ -124,7 +125,17 @@ def test_without_arguments_the_usage_is_shown(invoke: Invoke) -> None:
     assert "Usage: zcollectiond" in result.output
 
 
-@pytest.mark.parametrize("arguments", [("explode",), ("run", "--quickly"), ("status", "--errors", "-1"), ("inspect",)])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("explode",),
+        ("run", "--quickly"),
+        ("status", "--errors", "-1"),
+        ("inspect",),
+        ("check",),
+        ("check", "x", "--rounds", "0"),
+    ],
+)
 def test_a_wrong_command_line_is_a_usage_error(invoke: Invoke, arguments: tuple[str, ...]) -> None:
     result = invoke(*arguments)
     assert result.exit_code == 2
@@ -359,6 +370,43 @@ def test_inspect_reads_a_collection_on_s3(invoke: Invoke, moto_server: S3Server,
     result = invoke("inspect", url, "--endpoint-url", moto_server.endpoint_url, "--region", "us-east-1", "--json")
     assert (result.exit_code, result.stderr) == (0, "")
     assert json.loads(result.stdout)["rows"] == 5
+
+
+# check
+
+
+def test_check_of_a_fit_store_ends_with_0(invoke: Invoke, tmp_path: Path) -> None:
+    result = invoke("check", "s6a", "--json", "--rounds", "2")
+    assert (result.exit_code, result.stderr) == (0, "")
+    found = json.loads(result.stdout)
+    assert (found["url"], found["fit_for_several_writers"], found["rounds"]) == (f"file://{tmp_path}/s6a", True, 2)
+
+
+def test_check_of_an_unfit_store_ends_with_3_and_its_report(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checking, "open_store", lambda url, _: FilesystemStore(url))
+    result = invoke("check", "memory://unfit/s6a", "--rounds", "1")
+    assert (result.exit_code, result.stderr) == (3, "")
+    assert "NOT fit for several writers: set single_writer = true" in result.stdout
+    assert "no conditional writes" in result.stdout
+    assert "\x1b" not in result.stdout
+
+
+def test_check_of_what_is_no_url_is_a_usage_error(invoke: Invoke) -> None:
+    result = invoke("check", "s3:/bucket/s6a")
+    assert result.exit_code == 2
+    assert "s3://bucket/prefix" in result.stderr
+
+
+def test_check_reaches_s3_as_settings_and_options_say(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def refuse(url: str, storage: StorageOptions, *, rounds: int) -> None:
+        asked.append((url, storage, rounds))
+        raise StorageError("not here")
+
+    monkeypatch.setattr(checking, "check", refuse)
+    assert invoke("check", "s3://bucket/s6a", "-c", "settings.toml", "--region", "r").exit_code == 3
+    assert asked == [("s3://bucket/s6a", StorageOptions("http://127.0.0.1:5000", "r"), 3)]
 
 
 # demo

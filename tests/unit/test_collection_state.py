@@ -152,6 +152,57 @@ def test_a_later_grant_takes_over_just_the_partitions_it_names() -> None:
     assert set(state.held) == {B}
 
 
+def test_a_grant_of_everything_takes_over_all_partitions_those_to_come_included() -> None:
+    state = folded(grant(A, B), grant(EVERYTHING, owner="other"))
+    assert {path: held.token for path, held in state.held.items()} == {EVERYTHING: 2}
+    assert [h.token for h in state.holders(["cycle=3"])] == [2]
+    assert state.holds(2, [EVERYTHING])
+    assert not state.holds(1, [A, B])
+
+
+def test_a_later_grant_of_a_partition_takes_everything_over() -> None:
+    state = folded(grant(EVERYTHING), grant(B, owner="other"))
+    assert {path: held.token for path, held in state.held.items()} == {B: 2}
+    assert not state.holds(1, [EVERYTHING])
+
+
+def test_a_grant_of_everything_meets_each_holder_once() -> None:
+    state = folded(grant(A, B), grant("cycle=3"))
+    assert [h.token for h in state.holders([EVERYTHING])] == [1, 2]
+    assert [h.token for h in state.holders([A, B])] == [1]
+    assert state.holders(["cycle=4"]) == []
+
+
+@pytest.mark.parametrize(
+    ("mine", "paths", "expected"),
+    [((A,), {A}, True), ((A,), {B}, False), ((EVERYTHING,), {A}, True), ((A,), {EVERYTHING}, True), ((A, B), {B}, True)],
+)
+def test_a_grant_covers_what_it_has_in_common(mine: tuple[str, ...], paths: set[str], expected: bool) -> None:
+    assert grant(*mine).covers(paths) is expected
+
+
+def test_a_new_configuration_makes_every_partition_newer() -> None:
+    state = folded(commit(0, partitions={A: change(3), B: change(4)}, published=1))
+    assert (state.config, state.configured) == ("t", 0)
+    state.apply(2, Commit("u", WHEN, 0, {}, config="u", operation="attributes"))
+    assert (state.config, state.configured) == ("u", 2)
+    assert {p.path: (p.rows, p.commit) for p in state.unpublished()} == {A: (3, 2), B: (4, 2)}
+
+
+def test_a_dropped_partition_loses_its_granules_shares_and_counts_its_generations_on() -> None:
+    one, both = entry("k", 1, {A: [1]}), entry("l", 1, {A: [1], B: [2]})
+    state = folded(
+        commit(0, one, both, partitions={A: change(2), B: change(1)}),
+        Commit("d", WHEN, 0, {A: change(0, 1)}, operation="drop", dropped=(A,)),
+    )
+    assert (state.partition(A).rows, state.partition(A).generation, state.partition(A).dropped) == (0, 1, 2)
+    assert state.partition(B).dropped == -1
+    assert (state.ledger.owners(A), state.ledger.owners(B)) == ([], [both])
+    assert (state.ledger.count(A), state.ledger.count(B)) == (0, 1)
+    assert one.id in state.ledger
+    assert len(state.ledger) == 2
+
+
 def test_a_renewal_is_a_sign_of_life_of_its_own_grant_only() -> None:
     state = folded(grant(A, B), grant("cycle=3"), Renewal("t", WHEN, 1))
     assert {path: held.alive for path, held in state.held.items()} == {A: 3, B: 3, "cycle=3": 2}
@@ -245,6 +296,26 @@ def test_a_writer_is_fenced_by_what_ends_its_grant_and_stays_fenced(store: Memor
     for _ in range(2):
         with pytest.raises(FencedError, match=r"grant 1 of cycle=1 ended with record 3"):
             check()
+
+
+def test_a_writer_is_fenced_when_its_grant_was_trimmed(store: MemoryStore) -> None:
+    log = logged(store, grant(A), *(Renewal("t", WHEN, 7) for _ in range(4)))
+    check = GrantCheck(log, 1, [A])
+    check()
+    for number in range(2):
+        store.delete(record_key(number))
+    for _ in range(2):
+        with pytest.raises(FencedError, match=r"grant 1 of cycle=1 is so old that the log was trimmed"):
+            check()
+
+
+def test_a_writer_is_fenced_when_the_record_that_ended_its_grant_was_trimmed_too(store: MemoryStore) -> None:
+    log = logged(store, grant(A), grant(A, owner="other"), *(Renewal("t", WHEN, 2) for _ in range(4)))
+    check = GrantCheck(log, 1, [A])
+    for number in range(4):
+        store.delete(record_key(number))
+    with pytest.raises(FencedError, match="trimmed"):
+        check()
 
 
 @pytest.mark.parametrize(

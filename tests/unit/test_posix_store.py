@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from datetime import timedelta
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from zcollection_engine.errors import InvalidInputError, NotFoundError, PreconditionFailedError, StorageError
-from zcollection_engine.stores import posix
+from zcollection_engine.errors import (
+    BusyError,
+    InvalidInputError,
+    NotFoundError,
+    PreconditionFailedError,
+    StorageError,
+)
+from zcollection_engine.stores import files, locks, posix
 from zcollection_engine.stores.base import ObjectInfo
 from zcollection_engine.stores.posix import PosixStore
 
@@ -278,13 +287,13 @@ class TestFolders:
             store.create(f"log/{number:02}", b"1")
             store.create(f"old/{number:02}/x", b"1")
         described: list[str] = []
-        info = posix._info
+        info = files.info
 
         def noted(key: str, status: os.stat_result) -> ObjectInfo:
             described.append(key)
             return info(key, status)
 
-        monkeypatch.setattr(posix, "_info", noted)
+        monkeypatch.setattr(files, "info", noted)
         assert [i.key for i in store.list("log/", after="log/47")] == ["log/48", "log/49"]
         assert described == ["log/48", "log/49"]
 
@@ -300,7 +309,7 @@ class TestExclusive:
         def enter(_: int) -> None:
             nonlocal inside, most
             for _ in range(50):
-                with store.exclusive("year=2022/month=01"):
+                with _when_free(store, "year=2022/month=01"):
                     inside += 1
                     most = max(most, inside)
                     time.sleep(0)
@@ -333,22 +342,124 @@ class TestExclusive:
         with store.exclusive("x"):
             pass
 
-    def test_the_lock_of_another_process_is_waited_for_and_freed_by_its_death(
+    def test_the_lock_of_another_process_is_refused_by_name_and_freed_by_its_death(
         self, store: PosixStore, tmp_path: Path
     ) -> None:
+        before = datetime.now(UTC).replace(microsecond=0)
+        with _holder(tmp_path / "root", "a/x") as process:
+            host = re.escape(repr(socket.gethostname()))
+            words = rf"process {process.pid} on host {host} since (\S+Z)"
+            with (
+                pytest.raises(BusyError, match=rf"lock of 'a/x' is held by {words}; it is freed") as caught,
+                store.exclusive("a/x"),
+            ):
+                pytest.fail("two hold the lock")
+            assert 0 < caught.value.retry_after <= 10
+            said = re.fullmatch(words, store.holder("a/x") or "")
+            assert said is not None
+            assert before <= datetime.fromisoformat(said[1]) <= datetime.now(UTC)
+            assert store.holder("a") is None
+            process.kill()
+            process.wait()
+            assert store.holder("a/x") is None
+            with store.exclusive("a/x"):
+                assert f"({os.getpid()})" in (store.holder("a/x") or "")
+
+    def test_a_stopped_holder_holds_on(self, store: PosixStore, tmp_path: Path) -> None:
         with _holder(tmp_path / "root", "x") as process:
-            taken = threading.Event()
+            process.send_signal(signal.SIGSTOP)
+            with pytest.raises(BusyError, match=f"process {process.pid} "), store.exclusive("x"):
+                pytest.fail("two hold the lock")
 
-            def take() -> None:
-                with store.exclusive("x"):
-                    taken.set()
+    def test_another_thread_of_this_process_is_named(self, store: PosixStore) -> None:
+        with ThreadPoolExecutor(1, thread_name_prefix="merging") as pool, store.exclusive("x"):
+            said = pool.submit(store.holder, "x").result()
+            with pytest.raises(BusyError, match=re.escape(f"held by {said};")):
+                pool.submit(lambda: store.exclusive("x").__enter__()).result()
+        assert said is not None
+        assert said.startswith(f"this process ({os.getpid()}), thread 'MainThread', on host")
 
-            thread = threading.Thread(target=take)
-            thread.start()
-            assert not taken.wait(0.3)
-            process.send_signal(signal.SIGKILL)
-            assert taken.wait(30)
-            thread.join()
+    def test_a_lock_that_nobody_took_or_that_was_given_back_has_no_holder(
+        self, store: PosixStore, tmp_path: Path
+    ) -> None:
+        assert store.holder("x") is None
+        assert not (tmp_path / "root").exists()
+        with store.exclusive("x"):
+            assert store.holder("x") is not None
+        assert store.holder("x") is None
+
+    def test_a_lock_is_given_back_although_a_forked_child_lives_on(self, store: PosixStore, tmp_path: Path) -> None:
+        script = (
+            "import os, sys\n"
+            "from zcollection_engine.stores.posix import PosixStore\n"
+            "with PosixStore(sys.argv[1]).exclusive('x'):\n"
+            "    child = os.fork()\n"
+            "    if child == 0:\n"
+            "        sys.stdin.read()\n"
+            "        os._exit(0)\n"
+            "print('given back', flush=True)\n"
+            "os.waitpid(child, 0)\n"
+        )
+        command = [sys.executable, "-c", script, str(tmp_path / "root")]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"given back\n"
+            with store.exclusive("x"):
+                assert process.poll() is None
+
+    def test_nobody_who_looks_makes_a_writer_fail(self, store: PosixStore, tmp_path: Path) -> None:
+        """What a killed holder left makes those who look take the lock for an instant."""
+        with _holder(tmp_path / "root", "x") as process:
+            signature = _lock_file(tmp_path).read_bytes()
+            process.kill()
+            process.wait()
+        ended = threading.Event()
+
+        def look() -> int:
+            looks = 0
+            while not ended.is_set():
+                store.holder("x")
+                looks += 1
+            return looks
+
+        with ThreadPoolExecutor(3) as pool:
+            lookers = [pool.submit(look) for _ in range(3)]
+            try:
+                for _ in range(100):
+                    _lock_file(tmp_path).write_bytes(signature)
+                    with store.exclusive("x"):
+                        pass
+            finally:
+                ended.set()
+            assert all(looker.result() > 0 for looker in lookers)
+
+    @pytest.mark.parametrize("left", [b"{", b"[]", b"{}", b'{"process": 1, "host": "h", "thread": "t", "since": "?"}'])
+    def test_a_torn_signature_names_nobody(self, store: PosixStore, tmp_path: Path, left: bytes) -> None:
+        with store.exclusive("x"):
+            _lock_file(tmp_path).write_bytes(left)
+            assert store.holder("x") == "another process, which has not signed its lock"
+
+    def test_the_dead_are_not_blamed_for_the_lock_of_one_who_has_not_signed_yet(
+        self, store: PosixStore, tmp_path: Path
+    ) -> None:
+        with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+            ended.wait()
+        dead = replace(locks.Holder.here(), process=ended.pid)
+        with store.exclusive("x"):
+            _lock_file(tmp_path).write_bytes(dead.text)
+            assert store.holder("x") == "another process, which has not signed its lock"
+            _lock_file(tmp_path).write_bytes(replace(dead, host="elsewhere").text)
+            assert (store.holder("x") or "").startswith(f"process {ended.pid} on host 'elsewhere'")
+
+    def test_a_signature_reads_back(self) -> None:
+        here = locks.Holder.here()
+        assert locks.Holder.parse(here.text) == here
+        assert not here.is_dead
+
+    def test_a_lock_that_cannot_be_made_is_an_error_of_the_storage(self, store: PosixStore, tmp_path: Path) -> None:
+        _lock_file(tmp_path).mkdir(parents=True)
+        with pytest.raises(StorageError, match="cannot lock "), store.exclusive("x"):
+            pytest.fail("a folder was locked")
 
 
 class TestReplace:
@@ -358,7 +469,7 @@ class TestReplace:
     def held(self, store: PosixStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Future[str], threading.Event]]:
         """A replacement of "x" that has looked, and the event that lets it go on."""
         looked, go_on = threading.Event(), threading.Event()
-        status = posix._status
+        status = files.status_of
 
         def slow(path: Path) -> os.stat_result | None:
             found = status(path)
@@ -368,7 +479,7 @@ class TestReplace:
             return found
 
         etag = store.create("x", b"old")
-        monkeypatch.setattr(posix, "_status", slow)
+        monkeypatch.setattr(files, "status_of", slow)
         with ThreadPoolExecutor(1) as pool:
             first = pool.submit(store.replace, "x", b"first", etag)
             assert looked.wait(30)
@@ -389,6 +500,27 @@ class TestReplace:
         assert store.get("x").data == b"first"
         assert store.head("x").etag == first.result(30)
 
+    def test_a_removal_of_the_former_version_waits_and_is_refused(
+        self, store: PosixStore, held: tuple[Future[str], threading.Event]
+    ) -> None:
+        first, go_on = held
+        with ThreadPoolExecutor(1) as pool:
+            removal = pool.submit(store.delete, "x", store.head("x").etag)
+            with pytest.raises(TimeoutError):
+                removal.result(0.3)
+            go_on.set()
+            with pytest.raises(PreconditionFailedError):
+                removal.result(30)
+        assert store.head("x").etag == first.result(30)
+
+    def test_a_change_that_does_not_end_is_an_error_that_names_its_lock(
+        self, store: PosixStore, held: tuple[Future[str], threading.Event], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(posix, "_REPLACE_PATIENCE", 0.2)
+        for change in (lambda: store.replace("x", b"second", store.head("x").etag), lambda: store.delete("x")):
+            with pytest.raises(StorageError, match=r"another process has held .*/replace/\d\d\.lock for 0\.2 s"):
+                change()
+
     def test_a_removal_waits_and_is_not_undone(
         self, store: PosixStore, held: tuple[Future[str], threading.Event]
     ) -> None:
@@ -402,6 +534,26 @@ class TestReplace:
         assert first.result(30)
         with pytest.raises(NotFoundError):
             store.head("x")
+
+
+@contextmanager
+def _when_free(store: PosixStore, name: str) -> Iterator[None]:
+    """Hold a lock as soon as nobody else does."""
+    with ExitStack() as stack:
+        _until(lambda: _entered(stack, store, name))
+        yield
+
+
+def _entered(stack: ExitStack, store: PosixStore, name: str) -> bool:
+    try:
+        stack.enter_context(store.exclusive(name))
+    except BusyError:
+        return False
+    return True
+
+
+def _lock_file(tmp_path: Path) -> Path:
+    return tmp_path / "root/.zcommits/locks/x.lock"
 
 
 @contextmanager

@@ -26,6 +26,9 @@ from zcollection_engine.stores.settle import Patience, TransientError, settled_w
 PATIENCE = Patience(attempts=3, first_pause=0.001)
 KINDS = pytest.mark.parametrize("kind", [CloudStore, S3FilesystemStore])
 
+#: Answers of a server that has done nothing.
+UNDONE = {"busy": (503, "SlowDown"), "refused": (400, "InvalidRequest"), "unknown": (501, "NotImplemented")}
+
 Kind = type[CloudStore] | type[S3FilesystemStore]
 
 
@@ -34,7 +37,7 @@ class Moody(ThreadingHTTPServer):
 
     "ok": carry it out and say so. "lost": carry it out and answer 500. "busy": answer 503 and do nothing. "cut": carry
     it out and drop the connection. "taken": another writer's object of the same bytes gets there first, answer 500.
-    "refused": do nothing and answer 400.
+    "refused": do nothing and answer 400. "unknown": do nothing and answer 501, as servers do that have no conditions.
     """
 
     daemon_threads = True
@@ -63,10 +66,9 @@ class Handler(BaseHTTPRequestHandler):
         data = self.rfile.read(int(self.headers["Content-Length"]))
         self.server.puts += 1
         mood = self.server.moods.popleft() if self.server.moods else "ok"
-        if mood == "busy":
-            return self._answer(503, code="SlowDown")
-        if mood == "refused":
-            return self._answer(400, code="InvalidRequest")
+        if mood in UNDONE:
+            status, code = UNDONE[mood]
+            return self._answer(status, code=code)
         if mood == "taken":
             self.server.content, self.server.write_id = data, "another's"
             return self._answer(500, code="InternalError")
@@ -164,8 +166,9 @@ def test_a_conflict_behind_a_lost_answer_is_told_from_ones_own_success(kind: Kin
 
 
 @KINDS
-def test_a_refusal_is_final_and_certain(kind: Kind, server: Moody) -> None:
-    server.moods.append("refused")
+@pytest.mark.parametrize("mood", ["refused", "unknown"])
+def test_a_refusal_is_final_and_certain(kind: Kind, mood: str, server: Moody) -> None:
+    server.moods.append(mood)
     with pytest.raises(StorageError, match="in a mood") as caught:
         kind("s3://bucket", server.options, patience=PATIENCE).create("x", b"ours")
     assert not isinstance(caught.value, OutcomeUnknownError)

@@ -218,3 +218,9 @@ def test_a_request_says_what_to_read_from_where(url: str) -> None:
     assert request.ref == REF
     assert (request.spec.axis, dict(request.spec.attributes)) == ("/data/time", {"cycle": "uint16"})
     assert cast("Any", request.storage) == StorageOptions()
+
+
+@pytest.mark.parametrize("word", [True, False])
+def test_the_operators_word_that_nobody_else_writes_reaches_the_writer(url: str, word: bool) -> None:
+    assert target_at(url, single_writer=word)._writer.single_writer is word
+    assert target_at(url)._writer.single_writer is False

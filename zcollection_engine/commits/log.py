@@ -153,12 +153,11 @@ class CommitLog:
             return self.is_intact(number - 1)
         return next(self._store.list(CHECKPOINTS), None) is None
 
-    def _read_some(self, first: int, count: int) -> Iterator[Record | None]:
+    def _read_some(self, first: int, count: int) -> list[Record | None]:
         if count == 1:
-            yield self._find(first)
-            return
+            return [self._find(first)]
         with ThreadPoolExecutor(count) as pool:
-            yield from pool.map(self._find, range(first, first + count))
+            return list(pool.map(self._find, range(first, first + count)))
 
     def _find(self, number: int) -> Record | None:
         try:

@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
+
+from zcollection_engine.errors import InvalidInputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,10 @@ class ObjectStore(Protocol):
     def conditional(self) -> bool:
         """Whether `create` and `replace` are exact under concurrency; if not, only one writer may use the store."""
 
+    @property
+    def conditional_delete(self) -> bool:
+        """Whether `delete` takes an ETag; where it does not, replace the object by a tombstone."""
+
     def get(self, key: str) -> StoredObject:
         """Return an object; raises `NotFoundError`."""
 
@@ -85,11 +91,36 @@ class ObjectStore(Protocol):
         Raises `PreconditionFailedError` when the object is another one or gone.
         """
 
-    def delete(self, key: str) -> None:
-        """Remove an object; one that is not there is no error."""
+    def delete(self, key: str, etag: str | None = None) -> None:
+        """Remove an object.
+
+        Without an ETag, one that is not there is no error. With one, raises `PreconditionFailedError` when the
+        object is another one or gone, and `InvalidInputError` where `conditional_delete` is false: some servers pass
+        over the condition of a removal and remove whatever is there.
+        """
 
     def exclusive(self, name: str) -> AbstractContextManager[None]:
-        """Hold the writer's lock ``name`` where the store has a kernel to keep it (POSIX); elsewhere nothing."""
+        """Hold the writer's lock ``name`` where the store has a kernel to keep it (POSIX); elsewhere nothing.
+
+        Raises `BusyError`, which says by whom it is held, as soon as that is certain: it waits for nobody's work.
+        """
+
+    def holder(self, name: str) -> str | None:
+        """Tell in words who holds the writer's lock ``name`` now.
+
+        None where it is free or just being taken, and where the store has no kernel. It takes nothing from `exclusive`.
+        """
+
+    def sweep(self, older_than: timedelta) -> int:
+        """Remove what killed writers left and no listing shows, not written to for ``older_than``; count it."""
 
     def flush(self) -> None:
         """Return when everything this instance has written survives a loss of power."""
+
+
+def refuse_etag(url: str, key: str, etag: str | None) -> None:
+    """Raise `InvalidInputError` for a conditional removal from a store that has none."""
+    if etag is not None:
+        raise InvalidInputError(
+            f"{url} cannot remove {key} on the condition that it is unchanged; replace it by a tombstone first"
+        )

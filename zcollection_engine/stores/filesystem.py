@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import fsspec
@@ -17,7 +17,7 @@ from zcollection_engine.errors import (
     PreconditionFailedError,
     StorageError,
 )
-from zcollection_engine.stores.base import ObjectInfo, StoredObject
+from zcollection_engine.stores.base import ObjectInfo, StoredObject, refuse_etag
 from zcollection_engine.stores.keys import check_key, check_prefix, is_key
 
 #: Where fsspec's file systems keep a version of an object's content, best first.
@@ -50,6 +50,7 @@ class FilesystemStore:
     """
 
     conditional = False
+    conditional_delete = False
 
     def __init__(self, url: str) -> None:
         self._url = url.rstrip("/")
@@ -114,7 +115,8 @@ class FilesystemStore:
                 raise PreconditionFailedError(f"{self._url}/{key} has the ETag {present}, not {etag}", key=key)
             return self._put("replace", key, data)
 
-    def delete(self, key: str) -> None:
+    def delete(self, key: str, etag: str | None = None) -> None:
+        refuse_etag(self._url, key, etag)
         path = self._path(key)
         try:
             with self._lock, self._reporting("delete", key):
@@ -124,6 +126,13 @@ class FilesystemStore:
 
     def exclusive(self, name: str) -> AbstractContextManager[None]:
         return nullcontext()
+
+    def holder(self, name: str) -> str | None:
+        return None
+
+    def sweep(self, older_than: timedelta) -> int:
+        """Do nothing: what a file system leaves of a write that failed is its own affair."""
+        return 0
 
     def flush(self) -> None:
         """Do nothing: fsspec cannot tell what is durable."""

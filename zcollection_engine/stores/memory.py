@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from zcollection_engine.errors import InvalidInputError, NotFoundError, PreconditionFailedError
@@ -41,6 +41,7 @@ class MemoryStore:
     """
 
     conditional = True
+    conditional_delete = True
 
     def __init__(self, url: str) -> None:
         if not url.startswith(PROTOCOL):
@@ -87,19 +88,25 @@ class MemoryStore:
     def replace(self, key: str, data: bytes, etag: str) -> str:
         full = self._root.absolute(key)
         with self._space.lock:
-            present = self._space.objects.get(full)
-            if present is None or present.info.etag != etag:
-                state = "is gone" if present is None else f"has the ETag {present.info.etag}"
-                raise PreconditionFailedError(f"{self._url}/{key} {state}, not {etag}")
+            self._require(key, full, etag)
             return self._put(full, data)
 
-    def delete(self, key: str) -> None:
+    def delete(self, key: str, etag: str | None = None) -> None:
         full = self._root.absolute(key)
         with self._space.lock:
+            if etag is not None:
+                self._require(key, full, etag)
             self._space.objects.pop(full, None)
 
     def exclusive(self, name: str) -> AbstractContextManager[None]:
         return nullcontext()
+
+    def holder(self, name: str) -> str | None:
+        return None
+
+    def sweep(self, older_than: timedelta) -> int:
+        """Do nothing: objects appear whole, and nothing else is written."""
+        return 0
 
     def flush(self) -> None:
         """Do nothing: memory outlives no loss of power."""
@@ -109,6 +116,12 @@ class MemoryStore:
         with self._space.lock:
             for key in [k for k in self._space.objects if k.startswith(self._root.prefix)]:
                 del self._space.objects[key]
+
+    def _require(self, key: str, full: str, etag: str) -> None:
+        present = self._space.objects.get(full)
+        if present is None or present.info.etag != etag:
+            state = "is gone" if present is None else f"has the ETag {present.info.etag}"
+            raise PreconditionFailedError(f"{self._url}/{key} {state}, not {etag}", key=key)
 
     def _put(self, full: str, data: bytes) -> str:
         etag = f"m{next(_VERSIONS)}"

@@ -26,7 +26,7 @@ from obstore.store import S3Store, from_url
 
 from zcollection_engine.errors import InvalidInputError, NotFoundError, PreconditionFailedError, StorageError
 from zcollection_engine.stores import credentials
-from zcollection_engine.stores.base import ObjectInfo, StoredObject
+from zcollection_engine.stores.base import ObjectInfo, StoredObject, refuse_etag
 from zcollection_engine.stores.keys import Root, listing_offset
 from zcollection_engine.stores.options import StorageOptions
 from zcollection_engine.stores.settle import WRITE_ID, Patience, TransientError, new_write_id, settled_write
@@ -48,7 +48,7 @@ SCHEMES = {
 }
 
 #: What obstore says of a request that the server understood and refused, other than for lateness or haste.
-_REFUSED = re.compile(r"status code: 4(?!08|29)\d\d(?!.*RequestTimeout)", re.DOTALL)
+_REFUSED = re.compile(r"status code: (?:501|4(?!08|29)\d\d(?!.*RequestTimeout))", re.DOTALL)
 
 _READ_RETRIES: RetryConfig = {"max_retries": 5, "retry_timeout": timedelta(seconds=60)}
 _NO_RETRIES: RetryConfig = {"max_retries": 0}
@@ -105,6 +105,7 @@ class CloudStore:
     """
 
     conditional = True
+    conditional_delete = False
 
     def __init__(self, url: str, options: StorageOptions | None = None, *, patience: Patience | None = None) -> None:
         scheme, separator, rest = url.partition("://")
@@ -156,7 +157,8 @@ class CloudStore:
     def replace(self, key: str, data: bytes, etag: str) -> str:
         return self._write("replace", key, data, lambda path: self._version(path, etag))
 
-    def delete(self, key: str) -> None:
+    def delete(self, key: str, etag: str | None = None) -> None:
+        refuse_etag(self._url, key, etag)
         path = self._root.absolute(key)
         try:
             with _reporting("delete", self._name(key)):
@@ -166,6 +168,13 @@ class CloudStore:
 
     def exclusive(self, name: str) -> AbstractContextManager[None]:
         return nullcontext()
+
+    def holder(self, name: str) -> str | None:
+        return None
+
+    def sweep(self, older_than: timedelta) -> int:
+        """Do nothing: objects appear whole, and nothing else is written."""
+        return 0
 
     def flush(self) -> None:
         """Do nothing: an answered write is durable."""

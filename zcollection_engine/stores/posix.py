@@ -6,7 +6,6 @@ mounted so that its locks reach every client.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import stat
@@ -14,29 +13,35 @@ import time
 import urllib.parse
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from zcollection_engine.errors import InvalidInputError, NotFoundError, PreconditionFailedError, StorageError
+from zcollection_engine.errors import (
+    BusyError,
+    InvalidInputError,
+    NotFoundError,
+    PreconditionFailedError,
+    StorageError,
+)
+from zcollection_engine.stores import files, locks
 from zcollection_engine.stores.base import ObjectInfo, StoredObject
 from zcollection_engine.stores.durability import Unflushed
 from zcollection_engine.stores.keys import check_key, check_prefix
 
 PROTOCOL = "file://"
 
-#: Folder of the lock files; nothing in it is an object.
-LOCKS = ".zcommits/locks/"
-
-_PART = ".part"
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _REPLACE_LOCKS = 64
-_NOT_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
-#: Longer than the coarsest time stamp of a file system in use (FAT: 2 s).
-_COARSE_STEP_NS = 2_000_000_000
+#: Seconds to try for a writer's lock: long enough to outlast those who only look whether it is held.
+_EXCLUSIVE_PATIENCE = 0.25
+
+#: Seconds after which another try for a writer's lock makes sense.
+_EXCLUSIVE_RETRY = 1.0
+
+#: Seconds to wait for a replacement lock, which is held for microseconds unless its holder is stopped.
+_REPLACE_PATIENCE = 30.0
 
 
 class PosixStore:
@@ -54,6 +59,7 @@ class PosixStore:
     """
 
     conditional = True
+    conditional_delete = True
 
     def __init__(self, root: str | Path) -> None:
         self._root = Path(os.path.normpath(Path(str(root).removeprefix(PROTOCOL)).absolute()))
@@ -71,9 +77,9 @@ class PosixStore:
 
     def get(self, key: str) -> StoredObject:
         with self._reporting("read", key), self._path(key).open("rb") as file:
-            info = _info(key, os.fstat(file.fileno()))
+            info = files.info(key, os.fstat(file.fileno()))
             data = file.read()
-            changed = _info(key, os.fstat(file.fileno())) != info or len(data) != info.size
+            changed = files.info(key, os.fstat(file.fileno())) != info or len(data) != info.size
         if changed:
             raise StorageError(f"{self._name(key)} was changed in place while it was read", key=key)
         return StoredObject(data, info)
@@ -83,12 +89,12 @@ class PosixStore:
             status = self._path(key).stat()
         if not stat.S_ISREG(status.st_mode):
             raise NotFoundError(f"there is no object {self._name(key)}")
-        return _info(key, status)
+        return files.info(key, status)
 
     def list(self, prefix: str = "", *, after: str = "") -> Iterator[ObjectInfo]:
         folder = self._root / check_prefix(prefix)
         with self._reporting("list", prefix):
-            yield from _walk(folder, prefix, after)
+            yield from files.walk(folder, prefix, after)
 
     def create(self, key: str, data: bytes) -> str:
         path = self._path(key)
@@ -108,32 +114,51 @@ class PosixStore:
         path = self._path(key)
         with self._reporting("replace", key), self._part(path, data, key) as part:
             with self._changing(key):
-                present = _status(path)
-                if present is None or _etag(present) != etag:
-                    state = "is gone" if present is None else f"has the ETag {_etag(present)}"
-                    raise PreconditionFailedError(f"{self._name(key)} {state}, not {etag}", key=key)
+                present = self._require(path, key, etag)
                 part.stamp_after(present.st_mtime_ns, durable=_is_document(key))
                 part.path.replace(path)
             self._wrote(path, key)
         return part.etag
 
-    def delete(self, key: str) -> None:
+    def delete(self, key: str, etag: str | None = None) -> None:
         path = self._path(key)
         with self._reporting("delete", key), self._changing(key):
+            if etag is not None:
+                self._require(path, key, etag)
             try:
                 path.unlink()
-            except _NOT_THERE:
+            except files.NOT_THERE:
                 return
             self._unflushed.add_folder(self._prune(path.parent))
 
     @contextmanager
     def exclusive(self, name: str) -> Iterator[None]:
-        """Hold the lock ``name`` against every other process and thread; waits for as long as another holds it.
+        """Hold the lock ``name`` against every other process and thread. Not reentrant.
 
-        The kernel frees it when its holder dies. Not reentrant.
+        The kernel frees it when its holder dies.
+
+        Raises
+        ------
+        BusyError
+            It is held; the message says by whom and since when.
         """
-        with self._locked(_lock_name(name)):
+        with ExitStack() as stack:
+            with self._reporting("lock", name):
+                path = self._lock_path(name)
+                self._unflushed.make_folder(path.parent)
+                if not stack.enter_context(locks.locked(path, patience=_EXCLUSIVE_PATIENCE)):
+                    raise BusyError(
+                        f"{self.url}: the writer's lock of {name!r} is held by {locks.whom(path)};"
+                        " it is freed when that one ends its work or dies",
+                        retry_after=_EXCLUSIVE_RETRY,
+                        lock=name,
+                    )
+                stack.enter_context(locks.signed(path))
             yield
+
+    def holder(self, name: str) -> str | None:
+        with self._reporting("look at the lock of", name):
+            return locks.holder(self._lock_path(name))
 
     def flush(self) -> None:
         with self._reporting("flush", ""):
@@ -144,8 +169,8 @@ class PosixStore:
         limit = time.time_ns() - older_than // timedelta(microseconds=1) * 1000
         removed = 0
         with self._reporting("sweep", ""):
-            for path in self._root.rglob(f".*{_PART}"):
-                status = _status(path)
+            for path in self._root.rglob(f".*{files.PART}"):
+                status = files.status_of(path)
                 if status is not None and status.st_mtime_ns < limit:
                     path.unlink(missing_ok=True)
                     removed += 1
@@ -156,7 +181,7 @@ class PosixStore:
 
     def _path(self, key: str) -> Path:
         check_key(key)
-        if _is_part(key.rpartition("/")[2]) or key.startswith(LOCKS):
+        if files.is_part(key.rpartition("/")[2]) or key.startswith(files.LOCKS):
             raise InvalidInputError(f"the key {key!r} is reserved for the store's own files")
         return self._root / key
 
@@ -164,7 +189,7 @@ class PosixStore:
     def _reporting(self, verb: str, key: str) -> Iterator[None]:
         try:
             yield
-        except _NOT_THERE as error:
+        except files.NOT_THERE as error:
             if verb in {"read", "describe"}:
                 raise NotFoundError(f"there is no object {self._name(key)}") from None
             raise self._failure(verb, key, error) from error
@@ -175,20 +200,20 @@ class PosixStore:
         return StorageError(f"cannot {verb} {self._name(key)}: {error.strerror or error}", key=key)
 
     @contextmanager
-    def _part(self, path: Path, data: bytes, key: str) -> Iterator[_Part]:
+    def _part(self, path: Path, data: bytes, key: str) -> Iterator[files.Part]:
         """Write ``data`` into a hidden file beside ``path`` and remove it in the end."""
         hidden, descriptor = self._open_part(path.parent)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
                 file.flush()
-                status = _stamp(file.fileno(), time.time_ns(), durable=_is_document(key))
-            yield _Part(hidden, status)
+                status = files.stamp(file.fileno(), time.time_ns(), durable=_is_document(key))
+            yield files.Part(hidden, status)
         finally:
             hidden.unlink(missing_ok=True)
 
     def _open_part(self, folder: Path) -> tuple[Path, int]:
-        hidden = folder / f".{os.urandom(8).hex()}{_PART}"
+        hidden = folder / f".{os.urandom(8).hex()}{files.PART}"
         while True:
             try:
                 return hidden, os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
@@ -201,21 +226,31 @@ class PosixStore:
         else:
             self._unflushed.add_file(path)
 
-    def _changing(self, key: str) -> Any:
-        """Hold back every other replacement and removal of an object."""
-        return self._locked(f"replace/{zlib.crc32(key.encode(errors='surrogateescape')) % _REPLACE_LOCKS:02d}.lock")
-
     @contextmanager
-    def _locked(self, name: str) -> Iterator[None]:
-        path = self._root / LOCKS / name
+    def _changing(self, key: str) -> Iterator[None]:
+        """Hold back every other replacement and removal of an object."""
+        number = zlib.crc32(key.encode(errors="surrogateescape")) % _REPLACE_LOCKS
+        path = self._root / files.LOCKS / "replace" / f"{number:02d}.lock"
         self._unflushed.make_folder(path.parent)
-        # A lock belongs to one opening of its file: opened anew, it excludes this process's threads too.
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with locks.locked(path, patience=_REPLACE_PATIENCE) as got:
+            if not got:
+                raise StorageError(
+                    f"cannot change {self._name(key)}: another process has held {path} for {_REPLACE_PATIENCE:g} s;"
+                    f" it may be stopped: see `fuser -v {path}`",
+                    key=key,
+                )
             yield
-        finally:
-            os.close(descriptor)
+
+    def _require(self, path: Path, key: str, etag: str) -> os.stat_result:
+        """Describe an object that must have an ETag; raises `PreconditionFailedError`."""
+        present = files.status_of(path)
+        if present is None or files.etag(present) != etag:
+            state = "is gone" if present is None else f"has the ETag {files.etag(present)}"
+            raise PreconditionFailedError(f"{self._name(key)} {state}, not {etag}", key=key)
+        return present
+
+    def _lock_path(self, name: str) -> Path:
+        return self._root / files.LOCKS / _lock_name(name)
 
     def _prune(self, folder: Path) -> Path:
         """Remove folders that became empty, which readers of Zarr would warn of; return the nearest one left."""
@@ -228,75 +263,9 @@ class PosixStore:
         return folder
 
 
-@dataclass
-class _Part:
-    """A hidden file that is complete and waits for its name."""
-
-    path: Path
-    status: os.stat_result
-
-    @property
-    def etag(self) -> str:
-        return _etag(self.status)
-
-    def stamp_after(self, previous_ns: int, *, durable: bool) -> None:
-        """Make the time stamp later than ``previous_ns``."""
-        if self.status.st_mtime_ns > previous_ns:
-            return
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            self.status = _stamp(descriptor, previous_ns + 1, durable=False)
-            if self.status.st_mtime_ns <= previous_ns:
-                self.status = _stamp(descriptor, previous_ns + _COARSE_STEP_NS, durable=False)
-            if durable:
-                os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _stamp(descriptor: int, nanoseconds: int, *, durable: bool) -> os.stat_result:
-    os.utime(descriptor, ns=(nanoseconds, nanoseconds))
-    if durable:
-        os.fsync(descriptor)
-    return os.fstat(descriptor)
-
-
-def _etag(status: os.stat_result) -> str:
-    """Return the version of a file: its time stamp and size.
-
-    The kernel stamps files by a clock that stands still for milliseconds, so every object gets the exact time from
-    us, and a replacement always a later one than what it replaces: versions of an object never recur. The inode's
-    number would add nothing, since it is given away again at once, and it changes with a restored backup or a
-    remounted network file system, where the object is still the same. The change time moves with every link.
-    """
-    return f"{status.st_mtime_ns:x}-{status.st_size:x}"
-
-
-def _info(key: str, status: os.stat_result) -> ObjectInfo:
-    modified = _EPOCH + timedelta(microseconds=status.st_mtime_ns // 1000)
-    return ObjectInfo(key=key, size=status.st_size, etag=_etag(status), modified=modified)
-
-
-def _status(path: Path) -> os.stat_result | None:
-    """Describe a regular file through an opened descriptor, which network file systems answer without stale caches."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except _NOT_THERE:
-        return None
-    try:
-        status = os.fstat(descriptor)
-    finally:
-        os.close(descriptor)
-    return status if stat.S_ISREG(status.st_mode) else None
-
-
 def _is_document(key: str) -> bool:
     """Tell whether an object must be durable before its writer goes on: the log, and what publishes data."""
     return key.startswith(".zcommits/") or key.endswith(".json") or key.rpartition("/")[2].startswith(".z")
-
-
-def _is_part(name: str) -> bool:
-    return name.startswith(".") and name.endswith(_PART)
 
 
 def _lock_name(name: str) -> str:
@@ -304,33 +273,3 @@ def _lock_name(name: str) -> str:
     if len(escaped) > 200:
         escaped = hashlib.sha256(name.encode()).hexdigest()
     return f"{escaped}.lock"
-
-
-def _walk(folder: Path, prefix: str, after: str) -> Iterator[ObjectInfo]:
-    """List a folder's objects in the order of their keys, reading only what can sort behind ``after``."""
-    for key, entry in _entries(folder, prefix, after):
-        if key.endswith("/"):
-            yield from _walk(Path(entry.path), key, after)
-            continue
-        try:
-            status = entry.stat()
-        except FileNotFoundError:
-            continue  # deleted, or a dangling link
-        if stat.S_ISREG(status.st_mode):
-            yield _info(key, status)
-
-
-def _entries(folder: Path, prefix: str, after: str) -> list[tuple[str, os.DirEntry[str]]]:
-    """Return a folder's entries in the order of their keys; those of folders end with "/"."""
-    found: list[tuple[str, os.DirEntry[str]]] = []
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                is_folder = entry.is_dir(follow_symlinks=False)
-                key = f"{prefix}{entry.name}/" if is_folder else f"{prefix}{entry.name}"
-                behind = key > after or (is_folder and after.startswith(key))
-                if behind and key != LOCKS and not _is_part(entry.name):
-                    found.append((key, entry))
-    except (FileNotFoundError, NotADirectoryError):
-        return []  # never there, or removed while it became empty
-    return sorted(found, key=lambda pair: pair[0])

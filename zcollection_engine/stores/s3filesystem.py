@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +15,7 @@ from s3fs import S3FileSystem
 
 from zcollection_engine.errors import InvalidInputError, NotFoundError, PreconditionFailedError, StorageError
 from zcollection_engine.stores import credentials
-from zcollection_engine.stores.base import ObjectInfo, StoredObject
+from zcollection_engine.stores.base import ObjectInfo, StoredObject, refuse_etag
 from zcollection_engine.stores.keys import Root, is_key, listing_offset
 from zcollection_engine.stores.options import StorageOptions
 from zcollection_engine.stores.settle import WRITE_ID, Patience, TransientError, new_write_id, settled_write
@@ -57,6 +58,7 @@ class S3FilesystemStore:
     """
 
     conditional = True
+    conditional_delete = False
 
     def __init__(self, url: str, options: StorageOptions | None = None, *, patience: Patience | None = None) -> None:
         scheme, separator, rest = url.partition("://")
@@ -108,7 +110,8 @@ class S3FilesystemStore:
     def replace(self, key: str, data: bytes, etag: str) -> str:
         return self._write("replace", key, data, IfMatch=f'"{etag}"')
 
-    def delete(self, key: str) -> None:
+    def delete(self, key: str, etag: str | None = None) -> None:
+        refuse_etag(self._url, key, etag)
         try:
             self._call("delete", key, "delete_object")
         except NotFoundError:
@@ -116,6 +119,13 @@ class S3FilesystemStore:
 
     def exclusive(self, name: str) -> AbstractContextManager[None]:
         return nullcontext()
+
+    def holder(self, name: str) -> str | None:
+        return None
+
+    def sweep(self, older_than: timedelta) -> int:
+        """Do nothing: objects appear whole, and nothing else is written."""
+        return 0
 
     def flush(self) -> None:
         """Do nothing: an answered write is durable."""

@@ -12,18 +12,15 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from typing import Any, Literal, TypeVar
+from datetime import timedelta
+from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
-from zcollection_engine.errors import InvalidInputError, StorageError
+from zcollection_engine.errors import InvalidInputError
 from zcollection_engine.stores.base import ObjectInfo, ObjectStore, StoredObject
+from zcollection_engine.testing.faults import Fault, Method, fail_before, lose_response, parse_fault
 
-Method = Literal["get", "head", "list", "create", "replace", "delete", "exclusive", "flush"]
-
-#: Called with the operation's method and key.
-Callback = Callable[[Method, str], None]
+__all__ = ["CountingStore", "Fault", "FaultStore", "Method", "fail_before", "lose_response", "parse_fault"]
 
 _T = TypeVar("_T")
 
@@ -48,6 +45,10 @@ class _Wrapper(ABC):
     def conditional(self) -> bool:
         return self._inner.conditional
 
+    @property
+    def conditional_delete(self) -> bool:
+        return self._inner.conditional_delete
+
     def get(self, key: str) -> StoredObject:
         return self._around("get", key, lambda: self._inner.get(key))
 
@@ -64,11 +65,18 @@ class _Wrapper(ABC):
     def replace(self, key: str, data: bytes, etag: str) -> str:
         return self._around("replace", key, lambda: self._inner.replace(key, data, etag), sent=len(data))
 
-    def delete(self, key: str) -> None:
-        self._around("delete", key, lambda: self._inner.delete(key))
+    def delete(self, key: str, etag: str | None = None) -> None:
+        self._around("delete", key, lambda: self._inner.delete(key, etag))
 
     def exclusive(self, name: str) -> AbstractContextManager[None]:
         return self._around("exclusive", name, lambda: self._inner.exclusive(name))
+
+    def holder(self, name: str) -> str | None:
+        """Pass the question on, neither counted nor disturbed: it goes to a kernel, not to a store."""
+        return self._inner.holder(name)
+
+    def sweep(self, older_than: timedelta) -> int:
+        return self._inner.sweep(older_than)
 
     def flush(self) -> None:
         self._around("flush", "", self._inner.flush)
@@ -149,50 +157,6 @@ class CountingStore(_Wrapper):
         return result
 
 
-@dataclass(frozen=True)
-class Fault:
-    """What happens to some operations of a `FaultStore`.
-
-    Attributes
-    ----------
-    method
-        The operation, or "*" for any.
-    key
-        Glob on the key (the prefix of ``list``, the name of ``exclusive``); "*" crosses "/".
-    nth
-        The first operation to hit among those that match, counted from 1.
-    times
-        How many in a row are hit.
-    before, after
-        Called before the operation is done, and after it was. What they raise reaches the caller.
-    """
-
-    method: Method | Literal["*"]
-    key: str = "*"
-    nth: int = 1
-    times: int = 1
-    before: Callback | None = None
-    after: Callback | None = None
-
-    def matches(self, method: Method, key: str) -> bool:
-        """Tell whether the fault counts an operation."""
-        return self.method in ("*", method) and fnmatchcase(key, self.key)
-
-
-def fail_before(method: Method | Literal["*"], key: str = "*", *, nth: int = 1, times: int = 1) -> Fault:
-    """Return a fault that raises `StorageError` and leaves the operation undone."""
-    return Fault(method, key, nth, times, before=_fail)
-
-
-def lose_response(method: Method | Literal["*"], key: str = "*", *, nth: int = 1, times: int = 1) -> Fault:
-    """Return a fault that raises `StorageError` although the operation was done."""
-    return Fault(method, key, nth, times, after=_fail)
-
-
-def _fail(method: Method, key: str) -> None:
-    raise StorageError(f"injected fault: no answer to {method} {key!r}", key=key)
-
-
 class FaultStore(_Wrapper):
     """A store that disturbs chosen operations of another one. Thread-safe; callbacks run in the caller's thread.
 
@@ -215,16 +179,16 @@ class FaultStore(_Wrapper):
         with self._lock:
             return tuple(fault for fault, seen in zip(self._plan, self._seen, strict=True) if seen < fault.nth)
 
+    def create(self, key: str, data: bytes) -> str:
+        hits = self._hits("create", key)
+        return _disturbed(hits, "create", key, lambda: self._inner.create(key, _remaining(data, hits)))
+
+    def replace(self, key: str, data: bytes, etag: str) -> str:
+        hits = self._hits("replace", key)
+        return _disturbed(hits, "replace", key, lambda: self._inner.replace(key, _remaining(data, hits), etag))
+
     def _around(self, method: Method, key: str, call: Callable[[], _T], *, sent: int = 0) -> _T:
-        hits = self._hits(method, key)
-        for fault in hits:
-            if fault.before is not None:
-                fault.before(method, key)
-        result = call()
-        for fault in hits:
-            if fault.after is not None:
-                fault.after(method, key)
-        return result
+        return _disturbed(self._hits(method, key), method, key, call)
 
     def _hits(self, method: Method, key: str) -> tuple[Fault, ...]:
         hits = []
@@ -235,3 +199,18 @@ class FaultStore(_Wrapper):
                     if fault.nth <= self._seen[index] < fault.nth + fault.times:
                         hits.append(fault)
         return tuple(hits)
+
+
+def _disturbed(hits: Iterable[Fault], method: Method, key: str, call: Callable[[], _T]) -> _T:
+    for fault in hits:
+        if fault.before is not None:
+            fault.before(method, key)
+    result = call()
+    for fault in hits:
+        if fault.after is not None:
+            fault.after(method, key)
+    return result
+
+
+def _remaining(data: bytes, hits: Iterable[Fault]) -> bytes:
+    return data[: len(data) // 2] if any(fault.halves for fault in hits) else data
