@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import signal
+import subprocess
+import sys
 import threading
 import uuid
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
+from tests.engine_support import FakeClock
 from zcollection_engine.errors import InvalidInputError, NotFoundError, PreconditionFailedError, StorageError
 from zcollection_engine.stores.memory import MemoryStore
-from zcollection_engine.testing.stores import CountingStore, Fault, FaultStore, fail_before, lose_response
+from zcollection_engine.stores.posix import PosixStore
+from zcollection_engine.testing.faults import Fault, delay, parse_fault, tear
+from zcollection_engine.testing.stores import CountingStore, FaultStore, fail_before, lose_response
 from zcollection_engine.testing.stores import _same_object as unpickle
 
 
@@ -133,3 +143,101 @@ class TestFaultStore:
         store = FaultStore(memory, plan)
         store.create("x", b"1")
         assert store.untriggered == tuple(plan)
+
+    def test_a_torn_object_is_written_by_half(self, memory: MemoryStore) -> None:
+        store = FaultStore(memory, [tear("create", "x"), tear("replace", "y", nth=2)])
+        with pytest.raises(StorageError, match="injected"):
+            store.create("x", b"12345678")
+        assert memory.get("x").data == b"1234"
+        etag = store.replace("y", b"whole", store.create("y", b"first"))
+        with pytest.raises(StorageError, match="injected"):
+            store.replace("y", b"halves", etag)
+        assert memory.get("y").data == b"hal"
+
+    def test_a_delay_lasts_until_its_event(self, memory: MemoryStore) -> None:
+        let_go = threading.Event()
+        store = FaultStore(memory, [delay("before", "create", "late", until=let_go)])
+        with ThreadPoolExecutor(1) as pool:
+            late = pool.submit(store.create, "late", b"1")
+            store.create("early", b"1")
+            assert [info.key for info in memory.list()] == ["early"]
+            let_go.set()
+            late.result(30)
+        assert [info.key for info in memory.list()] == ["early", "late"]
+
+    def test_a_delay_passes_on_the_clock_that_it_is_given(self, memory: MemoryStore) -> None:
+        clock = FakeClock()
+        store = FaultStore(memory, [delay("after", "get", clock=clock, seconds=90.0)])
+        store.create("x", b"1")
+        store.get("x")
+        assert clock.slept == [90.0]
+
+
+class TestFaultsAsText:
+    @pytest.mark.parametrize(
+        ("text", "done"),
+        [("fail before create x 1", False), ("fail after create x 1", True), ("lose after * x* 1", True)],
+    )
+    def test_a_failure_is_read_from_text(self, memory: MemoryStore, text: str, done: bool) -> None:
+        store = FaultStore(memory, [parse_fault(text)])
+        with pytest.raises(StorageError, match="injected"):
+            store.create("x", b"12")
+        assert [info.key for info in memory.list()] == (["x"] if done else [])
+
+    def test_tearing_is_read_from_text_and_counts(self, memory: MemoryStore) -> None:
+        store = FaultStore(memory, [parse_fault("tear after create log/* 2")])
+        store.create("log/1", b"1234")
+        store.create("x", b"1234")
+        with pytest.raises(StorageError, match="injected"):
+            store.create("log/2", b"1234")
+        assert [info.size for info in memory.list()] == [4, 2, 4]
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("kill after create *", "five words"),
+            ("kill after create * 0", "five words"),
+            ("kill after create * often", "five words"),
+            ("kill after write * 1", "method 'write'"),
+            ("burn after create * 1", "'burn' 'after'"),
+            ("kill amid create * 1", "'kill' 'amid'"),
+            ("lose before create * 1", "'lose' 'before'"),
+        ],
+    )
+    def test_what_is_no_fault_is_refused_with_the_way_to_write_one(self, text: str, expected: str) -> None:
+        with pytest.raises(InvalidInputError, match=expected):
+            parse_fault(text)
+
+    @pytest.mark.parametrize(("when", "left"), [("before", ["1", "2"]), ("after", ["1", "2", "3"])])
+    def test_the_process_is_killed_at_the_operation(self, tmp_path: Path, when: str, left: list[str]) -> None:
+        with _victim(tmp_path, f"kill {when} create * 3") as process:
+            assert process.wait(30) == -signal.SIGKILL
+        assert [info.key for info in PosixStore(tmp_path).list()] == left
+
+    def test_the_process_is_stopped_at_the_operation_and_goes_on(self, tmp_path: Path) -> None:
+        with _victim(tmp_path, "stop after create * 2") as process:
+            _, status = os.waitpid(process.pid, os.WUNTRACED)
+            assert os.WIFSTOPPED(status)
+            assert [info.key for info in PosixStore(tmp_path).list()] == ["1", "2"]
+            process.send_signal(signal.SIGCONT)
+            assert process.wait(30) == 0
+        assert [info.key for info in PosixStore(tmp_path).list()] == ["1", "2", "3", "4"]
+
+
+_VICTIM = """
+import sys
+from zcollection_engine.stores.posix import PosixStore
+from zcollection_engine.testing.stores import FaultStore, parse_fault
+store = FaultStore(PosixStore(sys.argv[1]), [parse_fault(sys.argv[2])])
+for number in "1234":
+    store.create(number, b"1")
+"""
+
+
+@contextmanager
+def _victim(folder: Path, fault: str) -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen([sys.executable, "-c", _VICTIM, str(folder), fault]) as process:
+        try:
+            yield process
+        finally:
+            process.kill()

@@ -1,0 +1,340 @@
+"""Let the engine's threads be tasks of a `Schedule`, so that it runs in steps.
+
+In `tasks_for_threads`, pools of threads do their work in the caller's own thread, in an order that the schedule draws;
+threads and events become tasks that wait in virtual time; locks give way instead of blocking; zarr's coroutines run in
+the caller's thread, and those that outlive a failure go on as a task of their own, as they do on zarr's event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import math
+import random
+import sys
+import threading
+import uuid
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from typing import Any, Generic, TypeVar
+from unittest import mock
+
+import zarr.core.common
+import zarr.core.sync
+
+from zcollection_engine.testing.schedule import Schedule, Task, current_task
+
+_T = TypeVar("_T")
+_ENGINE = "zcollection_engine."
+_TOOLS = "zcollection_engine.testing."
+
+
+@contextlib.contextmanager
+def tasks_for_threads() -> Iterator[None]:
+    """Patch the engine's and zarr's modules that are loaded; outside of a task everything is as it was, but in line."""
+    with contextlib.ExitStack() as stack:
+        for holder, name, new in [*_in_engine(), *_in_zarr(), (asyncio, "to_thread", _call), (uuid, "uuid4", _uuid4)]:
+            stack.enter_context(mock.patch.object(holder, name, new))
+        stack.callback(_close_loops)
+        yield
+
+
+@contextlib.contextmanager
+def repeatable(schedule: Schedule) -> Iterator[None]:
+    """Let the global random numbers follow from a schedule's seed."""
+    state = random.getstate()
+    random.seed(schedule.seed)
+    try:
+        yield
+    finally:
+        random.setstate(state)
+
+
+def _in_engine() -> Iterator[tuple[Any, str, Any]]:
+    new = {
+        "ThreadPoolExecutor": (concurrent.futures.ThreadPoolExecutor, TaskPool),
+        "threading": (threading, _Threading()),
+        "Lock": (threading.Lock, TaskLock),
+        "RLock": (threading.RLock, TaskLock),
+    }
+    for module in _modules(_ENGINE):
+        if module.__name__.startswith(_TOOLS):
+            continue
+        for name, (old, replacement) in new.items():
+            if getattr(module, name, None) is old:
+                yield module, name, replacement
+
+
+def _in_zarr() -> Iterator[tuple[Any, str, Any]]:
+    for module in _modules("zarr."):
+        if getattr(module, "sync", None) is zarr.core.sync.sync:
+            yield module, "sync", _run_here
+        if getattr(module, "concurrent_map", None) is zarr.core.common.concurrent_map:
+            yield module, "concurrent_map", _one_by_one
+
+
+def _modules(prefix: str) -> list[Any]:
+    return [module for name, module in list(sys.modules.items()) if name.startswith(prefix)]
+
+
+async def _call(function: Callable[..., _T], /, *args: Any, **kwargs: Any) -> _T:
+    return function(*args, **kwargs)
+
+
+async def _one_by_one(
+    items: Iterable[Any], function: Callable[..., Awaitable[_T]], limit: int | None = None
+) -> list[_T]:
+    """Do for chunks, in a drawn order, what zarr does for several at a time.
+
+    When one fails, zarr lets the others go on after it has raised the error; so they become a task of their own.
+    """
+    given = list(items)
+    task = current_task()
+    order = list(range(len(given)))
+    if task is not None and len(order) > 1:
+        task.schedule.random.shuffle(order)
+    results: dict[int, _T] = {}
+    for place, index in enumerate(order):
+        try:
+            results[index] = await function(*given[index])
+        except Exception:
+            if task is not None:
+                _leave_behind(task, function, [given[i] for i in order[place + 1 :]])
+            raise
+    return [results[index] for index in range(len(given))]
+
+
+def _leave_behind(task: Task, function: Callable[..., Awaitable[Any]], left: Sequence[Any]) -> None:
+    async def settle(item: Any) -> None:
+        with contextlib.suppress(Exception):  # nobody is left to be told
+            await function(*item)
+
+    def finish() -> None:
+        for item in left:
+            _run_here(settle(item))
+
+    if left:
+        task.schedule.spawn(task.process, f"{task.name}+", finish)
+
+
+_uuid4_of_the_system = uuid.uuid4
+
+
+def _uuid4() -> uuid.UUID:
+    task = current_task()
+    if task is None:
+        return _uuid4_of_the_system()
+    return uuid.UUID(int=task.schedule.identifiers.getrandbits(128), version=4)
+
+
+_loops: list[asyncio.AbstractEventLoop] = []
+
+
+def _run_here(
+    coroutine: Coroutine[Any, Any, _T], loop: asyncio.AbstractEventLoop | None = None, timeout: float | None = None
+) -> _T:
+    """Run a coroutine to its end in this thread: what zarr's ``sync`` does on its own loop.
+
+    A loop turns only while the coroutine waits for something, which it rarely does here.
+    """
+    own = _loops.pop() if _loops else asyncio.new_event_loop()
+    try:
+        while True:
+            asyncio._set_running_loop(own)  # noqa: SLF001 - what every event loop calls before it runs a coroutine
+            try:
+                awaited = coroutine.send(None)
+            except StopIteration as end:
+                result: _T = end.value
+                return result
+            finally:
+                asyncio._set_running_loop(None)  # noqa: SLF001 - the same
+            if awaited is not None:
+                own.run_until_complete(_end_of(awaited))
+    finally:
+        coroutine.close()
+        _loops.append(own)
+
+
+async def _end_of(future: asyncio.Future[Any]) -> None:
+    """Return when a future is done; whoever awaits it takes the result."""
+    future._asyncio_future_blocking = False  # noqa: SLF001 - part of the protocol between futures and their drivers
+    await asyncio.wait([future])
+
+
+def _close_loops() -> None:
+    while _loops:
+        _loops.pop().close()
+
+
+class _Future(Generic[_T]):
+    def __init__(self, pool: TaskPool, call: Callable[[], _T]) -> None:
+        self._pool = pool
+        self._call = call
+        self._result: list[_T] = []
+        self._error: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            self._result.append(self._call())
+        except Exception as error:  # noqa: BLE001 - kept for whoever asks for the result
+            self._error = error
+
+    def result(self, timeout: float | None = None) -> _T:
+        self._pool.work()
+        if self._error is not None:
+            raise self._error
+        return self._result[0]
+
+
+class TaskPool:
+    """A pool of threads without threads: the work is done when a result is wanted, all of it, in a drawn order."""
+
+    def __init__(self, max_workers: int | None = None, **_: Any) -> None:
+        self._pending: list[_Future[Any]] = []
+
+    def __enter__(self) -> TaskPool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.work()
+
+    def submit(self, function: Callable[..., _T], /, *args: Any, **kwargs: Any) -> _Future[_T]:
+        future = _Future(self, lambda: function(*args, **kwargs))
+        self._pending.append(future)
+        return future
+
+    def map(self, function: Callable[..., _T], *iterables: Iterable[Any]) -> Iterator[_T]:
+        futures = [self.submit(function, *args) for args in zip(*iterables, strict=False)]
+        return (future.result() for future in futures)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        self.work()
+
+    def work(self) -> None:
+        """Do what is pending."""
+        pending, self._pending = self._pending, []
+        task = current_task()
+        if task is not None:
+            task.schedule.random.shuffle(pending)
+        for future in pending:
+            future.run()
+
+
+class TaskLock:
+    """A lock, reentrant or not needed to be, that gives way while another task has it."""
+
+    def __init__(self) -> None:
+        self._owner: Task | None = None
+        self._depth = 0
+        self._waiting: list[Task] = []
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        task = current_task()
+        while task is not None and self._depth and self._owner is not task:
+            if not blocking:
+                return False
+            self._waiting.append(task)
+            task.schedule.wait(task)
+        self._owner = task
+        self._depth += 1
+        return True
+
+    def release(self) -> None:
+        self._depth -= 1
+        if not self._depth:
+            _wake(self._waiting)
+
+    def __enter__(self) -> bool:
+        return self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+class TaskEvent:
+    """A `threading.Event` in virtual time."""
+
+    def __init__(self) -> None:
+        self._set = False
+        self._waiting: list[Task] = []
+
+    def is_set(self) -> bool:
+        return self._set
+
+    def set(self) -> None:
+        self._set = True
+        _wake(self._waiting)
+
+    def clear(self) -> None:
+        self._set = False
+
+    def wait(self, timeout: float | None = None) -> bool:
+        task = current_task()
+        if task is None:
+            return self._set
+        until = math.inf if timeout is None else task.schedule.now + timeout
+        while not self._set and task.schedule.now < until:
+            self._waiting.append(task)
+            task.schedule.wait(task, until)
+        return self._set
+
+
+class TaskThread:
+    """A `threading.Thread` that is a task of the process that starts it."""
+
+    def __init__(
+        self,
+        group: None = None,
+        target: Callable[..., object] | None = None,
+        name: str | None = None,
+        args: Iterable[Any] = (),
+        kwargs: dict[str, Any] | None = None,
+        *,
+        daemon: bool | None = None,
+    ) -> None:
+        self.name = name or "thread"
+        self.daemon = daemon
+        self._target = target
+        self._args, self._kwargs = args, kwargs or {}
+        self._task: Task | None = None
+
+    def start(self) -> None:
+        parent = current_task()
+        if parent is None:
+            raise RuntimeError(f"the thread {self.name!r} can only be started by a task of a schedule")
+
+        def run() -> None:
+            if self._target is not None:
+                self._target(*self._args, **self._kwargs)
+
+        self._task = parent.schedule.spawn(parent.process, f"{parent.name}*", run)
+
+    def is_alive(self) -> bool:
+        return self._task is not None and not self._task.done
+
+    def join(self, timeout: float | None = None) -> None:
+        task = current_task()
+        if task is None or self._task is None:
+            return
+        until = math.inf if timeout is None else task.schedule.now + timeout
+        while not self._task.done and task.schedule.now < until:
+            self._task.waiting.append(task)
+            task.schedule.wait(task, until)
+
+
+class _Threading:
+    """The module ``threading`` with tasks for threads."""
+
+    Thread = TaskThread
+    Event = TaskEvent
+    Lock = TaskLock
+    RLock = TaskLock
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(threading, name)
+
+
+def _wake(waiting: list[Task]) -> None:
+    for task in waiting:
+        task.schedule.wake(task)
+    waiting.clear()
