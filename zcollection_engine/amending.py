@@ -182,6 +182,7 @@ class Amender:
         return PartitionJob(
             collection=self._committer.ref,
             token=granted.token,
+            seconds=granted.grant.seconds,
             attempt=uuid.uuid4().hex,
             partition=source.path,
             change=Change.COPY,

@@ -40,8 +40,9 @@ class PartitionJob:
     ----------
     collection
         Where.
-    token
-        The grant under which the job writes.
+    token, seconds
+        The grant under which the job writes, and its time to live without a sign of life: a job that lasts looks again
+        whether the grant is still good.
     attempt
         Unique id of this attempt, 32 hexadecimal digits.
     partition
@@ -62,6 +63,7 @@ class PartitionJob:
 
     collection: CollectionRef
     token: int
+    seconds: float
     attempt: str
     partition: str
     change: Change
@@ -104,7 +106,7 @@ def run_job(job: PartitionJob, granules: Sequence[Granule], store: ObjectStore |
     config = resolve_config(job.collection).config
     check = GrantCheck(CommitLog(objects), job.token, (job.partition,))
     with objects.exclusive(job.partition):
-        writer = ChunkWriter(objects, UUID(job.attempt), check)
+        writer = ChunkWriter(objects, UUID(job.attempt), check, check_every=job.seconds / 2)
         merge = _PartitionMerge(job, config, granules, objects, writer)
         result = {Change.APPEND: merge.append, Change.REWRITE: merge.rewrite, Change.COPY: merge.copy}[job.change]()
         objects.flush()

@@ -113,6 +113,7 @@ class Writer:
         return PartitionJob(
             collection=self._committer.ref,
             token=granted.token,
+            seconds=granted.grant.seconds,
             attempt=uuid.uuid4().hex,
             partition=plan.path,
             change=plan.change,

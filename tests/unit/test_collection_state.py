@@ -175,7 +175,13 @@ def test_a_grant_of_everything_meets_each_holder_once() -> None:
 
 @pytest.mark.parametrize(
     ("mine", "paths", "expected"),
-    [((A,), {A}, True), ((A,), {B}, False), ((EVERYTHING,), {A}, True), ((A,), {EVERYTHING}, True), ((A, B), {B}, True)],
+    [
+        ((A,), {A}, True),
+        ((A,), {B}, False),
+        ((EVERYTHING,), {A}, True),
+        ((A,), {EVERYTHING}, True),
+        ((A, B), {B}, True),
+    ],
 )
 def test_a_grant_covers_what_it_has_in_common(mine: tuple[str, ...], paths: set[str], expected: bool) -> None:
     assert grant(*mine).covers(paths) is expected

@@ -51,6 +51,7 @@ def merge_of(read: ReadGranule, collection: Collection) -> PartitionJob:
     return PartitionJob(
         collection=collection.ref,
         token=1,
+        seconds=60.0,
         attempt="0" * 32,
         partition=DAY_17,
         change=Change.APPEND,

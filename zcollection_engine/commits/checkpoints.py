@@ -114,7 +114,7 @@ class Checkpoints:
             for path in entry.shares:
                 new.setdefault(path, Table()).gone.add(entry.id)
         for identity, row in ledger.added.items():
-            for path in row[1].shares:
+            for path in row[1].shares or (home_of(row[1]),):
                 new.setdefault(path, Table()).rows[identity] = row
         pieces = {path: ref.pieces for path, ref in before.tables.items()}
         jobs = [(path, pieces.get(path, ()), new[path], names.next(".json.gz")) for path in sorted(new)]

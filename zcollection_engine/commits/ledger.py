@@ -85,7 +85,7 @@ class Ledger:
     """
 
     def __init__(self, base: LedgerBase | None = None) -> None:
-        self.base: LedgerBase = base or EmptyBase()
+        self.base: LedgerBase = EmptyBase() if base is None else base  # one without granules is false
         self._added: dict[int, Dated] = {}
         self._removed: dict[int, GranuleEntry] = {}
         self._latest: dict[tuple[str, str], GranuleEntry | None] = {}
@@ -114,7 +114,7 @@ class Ledger:
 
     @property
     def left(self) -> Mapping[int, GranuleEntry]:
-        """By id: what was taken out since the checkpoint, also if it came in again."""
+        """By id: what was taken out since the checkpoint, also if it came in again; with all shares that it had."""
         return self._removed
 
     def warm(self) -> None:
@@ -184,4 +184,5 @@ class Ledger:
                 self._members.get(path, set()).discard(entry.id)
             else:
                 self._gone.setdefault(path, set()).add(entry.id)
-        self._removed[entry.id] = entry
+        before = self._removed.get(entry.id)
+        self._removed[entry.id] = replace(entry, shares={**before.shares, **entry.shares}) if before else entry

@@ -7,6 +7,7 @@ what it writes follows what has changed, and a lookup meets few pieces.
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -161,8 +162,11 @@ class Pieces:
     @staticmethod
     def _decode_table(data: bytes, name: str) -> Table:
         body = parse(unpacked(data, name=name), name=name)
-        entries = ((row["commit"], GranuleEntry.from_json(row)) for row in body["granules"])
-        return Table({entry.id: (commit, entry) for commit, entry in entries}, {int(i) for i in body["gone"]})
+        try:
+            rows = [(row["commit"], GranuleEntry.from_json(row)) for row in body["granules"]]
+            return Table({row[1].id: row for row in rows}, {int(i) for i in body["gone"]})
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            raise FormatError(f"{name} is no piece of a table: {error!r}") from error
 
 
 def run_parallel(function: Callable[[Any], T], items: Iterable[Any]) -> list[T]:
@@ -183,7 +187,7 @@ def unpacked(data: bytes, *, name: str) -> bytes:
     """The reverse; raises `FormatError`, which names ``name``."""
     try:
         return gzip.decompress(data)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise FormatError(f"{name} is damaged: {error}") from error
 
 

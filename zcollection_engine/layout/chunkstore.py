@@ -8,6 +8,7 @@ recurs although the same rows may be written twice. Source: RFC 8878, section 3.
 from __future__ import annotations
 
 import asyncio
+import math
 import struct
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ import zarr
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 
+from zcollection_engine.clock import Clock, SystemClock
 from zcollection_engine.errors import NotFoundError, PreconditionFailedError, ReadOnlyError, SnapshotExpiredError
 from zcollection_engine.stores.base import ObjectInfo, ObjectStore, StoredObject
 
@@ -58,12 +60,25 @@ class ChunkWriter:
     check
         Raises `FencedError` when the grant was taken over. Called between learning an ETag and using it: in the other
         order a writer could learn the ETag of its successor's chunk and overwrite it.
+    check_every
+        Seconds after which a write calls it again, so that a long job that was fenced ends early.
     """
 
-    def __init__(self, objects: ObjectStore, attempt: UUID, check: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        objects: ObjectStore,
+        attempt: UUID,
+        check: Callable[[], None],
+        *,
+        check_every: float = math.inf,
+        clock: Clock | None = None,
+    ) -> None:
         self._objects = objects
         self._frame = attempt_frame(attempt)
-        self._check = check
+        self._granted = check
+        self._check_every = check_every
+        self._clock = clock or SystemClock()
+        self._checked = self._clock.monotonic()
         self._etags: dict[str, str] = {}
         self._lock = Lock()
 
@@ -84,6 +99,8 @@ class ChunkWriter:
             If the chunk is another one than the one observed.
         """
         data = chunk + self._frame
+        if self._clock.monotonic() - self._checked > self._check_every:
+            self._check()
         with self._lock:
             etag = self._etags.get(key)
         try:
@@ -96,6 +113,10 @@ class ChunkWriter:
             new = stored.info.etag
         with self._lock:
             self._etags[key] = new
+
+    def _check(self) -> None:
+        self._granted()
+        self._checked = self._clock.monotonic()
 
     def _create(self, key: str, data: bytes) -> str:
         try:
