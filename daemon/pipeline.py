@@ -173,7 +173,7 @@ class Pipeline:
         state = target.collection.state if target.collection else None
         if state is not None and granule.id in state.ledger:
             return State.COMMITTED.value
-        if state is not None and granule.id in state.removed:
+        if state is not None and state.ledger.was_removed(granule.id):
             return "superseded"
         found = self._documents.find(target.name, str(granule.id))
         return found.state.value if found else None
@@ -327,12 +327,12 @@ async def _newer_of_a_tie(target: Target, collection: Collection, entry: Granule
     S3 tells the time of an object to the second. The version that the store has now is the newer one; returns its entry
     with a precedence just above the other's, or None if the other one is the newer.
     """
-    state = collection.state
-    present = state.ledger[state.latest[entry.identity.bucket, entry.identity.key]]
-    if present.precedence[:1] != entry.precedence[:1]:
+    identity = entry.identity
+    present = await asyncio.to_thread(collection.state.ledger.latest, identity.bucket, identity.key)
+    if present is None or present.precedence[:1] != entry.precedence[:1]:
         return None
     try:
-        is_current = await target.is_current(entry.url, entry.identity.etag)
+        is_current = await target.is_current(entry.url, identity.etag)
     except NotFoundError:
         return None  # neither is there any more: the one that is in stays
     if not is_current:

@@ -23,8 +23,8 @@ from daemon.redaction import redact_text
 from daemon.rendering import iso, make_table, printable, seconds, short, styled
 from daemon.settings import Settings
 from daemon.settled import document_key
-from zcollection_engine.collection import open_collection
 from zcollection_engine.errors import EngineError, NotFoundError
+from zcollection_engine.opening import open_collection
 from zcollection_engine.stores.options import StorageOptions
 
 FORMAT_VERSION = 1

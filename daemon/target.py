@@ -154,6 +154,7 @@ class Target:
         ]
         if problems:
             raise SettingsError(*problems)
+        await asyncio.to_thread(collection.state.ledger.warm)
         self._collection = collection
         return collection
 

@@ -79,15 +79,15 @@ def read_granule(request: ReadRequest, collection: CollectionRef) -> ReadGranule
     The outcome may be an `InvalidGranuleError` (it cannot be ingested, now or ever), a `NotFoundError` or a
     `StorageError` (it could not be fetched).
     """
-    config, creation = resolve_config(collection)
+    stored = resolve_config(collection)
     granule, identity, precedence = _fetch(request)
     entry, fitted = prepare(
         granule,
-        config,
+        stored.config,
         identity=identity,
         url=request.ref.url,
         precedence=precedence,
-        immutable=creation.immutable,
+        immutable=stored.immutable,
     )
     return ReadGranule(entry, fitted)
 

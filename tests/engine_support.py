@@ -17,9 +17,8 @@ import zarr
 from zcollection_engine import Collection
 from zcollection_engine.chunking import provenance_variable
 from zcollection_engine.clock import Clock
-from zcollection_engine.commits.log import CommitLog
-from zcollection_engine.commits.state import CollectionState
-from zcollection_engine.config import CollectionConfig
+from zcollection_engine.commits.opening import load_state
+from zcollection_engine.config import load_config
 from zcollection_engine.identity import GranuleEntry, GranuleIdentity
 from zcollection_engine.ingest import granule_from_dataset, prepare
 from zcollection_engine.layout.chunkstore import ChunkStore, open_variable
@@ -159,15 +158,13 @@ def offer_of(collection: Collection, dataset: xr.Dataset, key: str, *, precedenc
     """A granule of the same identity whenever it is made of the same arguments."""
     granule = granule_from_dataset(dataset, collection.schema, name=key)
     identity = GranuleIdentity("bucket", key, f"{precedence}", granule.nbytes)
-    creation = collection.state.creation
-    assert creation is not None
     found, conformed = prepare(
         granule,
         collection.config,
         identity=identity,
         url=f"s3://bucket/{key}",
         precedence=(precedence,),
-        immutable=creation.immutable,
+        immutable=collection.immutable,
     )
     return Offer(found, conformed)
 
@@ -177,10 +174,8 @@ Rows = list[tuple[int, int]]
 
 def engine_rows(store: ObjectStore) -> dict[str, Rows]:
     """(seconds, stored height) of each row by partition, as the log says, chunks that are missing refused."""
-    state = CollectionState()
-    state.apply_all(CommitLog(store).load())
-    assert state.creation is not None
-    schema = CollectionConfig.from_json(state.creation.config, name=store.url).schema
+    state = load_state(store)
+    schema = load_config(store, state.config).config.schema
     found: dict[str, Rows] = {}
     for path, partition in sorted(state.partitions.items()):
         if partition.rows:

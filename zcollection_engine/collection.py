@@ -1,32 +1,34 @@
-"""A partitioned collection of Zarr groups: create, open, insert, list, load."""
+"""A partitioned collection of Zarr groups: insert, list, load, look back."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Self
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any, Self, TypeVar
 
 import xarray as xr
 
-from zcollection_engine.clock import Clock, SystemClock
-from zcollection_engine.commits.log import CommitLog
-from zcollection_engine.commits.records import Creation
+from zcollection_engine.amending import Amender
+from zcollection_engine.clock import Clock
+from zcollection_engine.collecting import collect_garbage
+from zcollection_engine.commits.opening import Moment, followed
 from zcollection_engine.commits.state import CollectionState, PartitionState
-from zcollection_engine.config import CollectionConfig, CollectionRef
-from zcollection_engine.creation import create
-from zcollection_engine.errors import BusyError, InvalidInputError, NotFoundError, ReadOnlyError
-from zcollection_engine.granules.model import Granule
+from zcollection_engine.committing import Committer
+from zcollection_engine.config import CollectionConfig, CollectionRef, StoredConfig, load_config
+from zcollection_engine.errors import BusyError, NotFoundError, ReadOnlyError
+from zcollection_engine.garbage import GarbageReport, GarbageRules
+from zcollection_engine.history import CommitInfo, Difference, diff, history
 from zcollection_engine.identity import GranuleEntry, GranuleIdentity, precedence_of
 from zcollection_engine.ingest import LocalExecutor, granule_from_dataset, prepare
-from zcollection_engine.merging import Strategy, TimeSeries
-from zcollection_engine.partitioning import Partitioning
 from zcollection_engine.reading import load_partitions
 from zcollection_engine.schema import Schema
 from zcollection_engine.stores.base import ObjectStore
-from zcollection_engine.stores.resolve import StorageOptions, open_store
-from zcollection_engine.transaction import Executor, Offer, Outcome, WriterOptions
+from zcollection_engine.transaction import Executor, Offer, Outcome
 from zcollection_engine.writer import Writer
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ class Partition:
 
 
 class Collection:
-    """A collection, seen as of one commit.
+    """A collection, seen as of one record of its log.
 
     Use `create_collection` or `open_collection`. A collection opened for reading stays at the commit it was opened at
     until `refresh`; one opened for writing also follows its own commits.
@@ -72,17 +74,17 @@ class Collection:
         self,
         store: ObjectStore,
         ref: CollectionRef,
-        config: CollectionConfig,
+        stored: StoredConfig,
         state: CollectionState,
         *,
-        writer: Writer | None,
+        committer: Committer | None,
         clock: Clock,
     ) -> None:
         self._store = store
         self._ref = ref
-        self._config = config
+        self._stored = stored
         self._state = state
-        self._writer = writer
+        self._committer = committer
         self._clock = clock
 
     @property
@@ -90,34 +92,46 @@ class Collection:
         return self._store.url
 
     @property
+    def store(self) -> ObjectStore:
+        return self._store
+
+    @property
     def ref(self) -> CollectionRef:
         """What another process needs to find the collection."""
-        return self._ref
+        return self._committer.ref if self._committer is not None else self._ref
 
     @property
     def config(self) -> CollectionConfig:
-        return self._config
+        return self._committer.config if self._committer is not None else self._stored.config
+
+    @property
+    def immutable(self) -> Mapping[str, str]:
+        """SHA-256 of each variable without the partitioned dimension."""
+        return self._stored.immutable
 
     @property
     def schema(self) -> Schema:
-        return self._config.schema
+        return self.config.schema
 
     @property
     def state(self) -> CollectionState:
         """The fold of the commit log this view stands on."""
-        return self._state
+        return self._committer.state if self._committer is not None else self._state
 
     @property
     def commit(self) -> int:
         """Number of the last commit seen; -1 if there is none yet."""
-        return self._state.last_commit
+        return self.state.last_commit
 
     def refresh(self) -> Self:
         """See what was committed since; returns the collection."""
-        if self._writer is not None:
-            self._writer.refresh()
-        else:
-            self._state.apply_all(CommitLog(self._store, self._clock).follow(self._state.number))
+        if self._committer is not None:
+            self._committer.refresh()
+            return self
+        self._state = followed(self._state, self._store, self._clock)
+        if self._state.config != self._ref.config:
+            self._ref = replace(self._ref, config=self._state.config)
+            self._stored = load_config(self._store, self._state.config)
         return self
 
     def partitions(self) -> list[Partition]:
@@ -125,22 +139,22 @@ class Collection:
         found = [
             Partition(
                 p.path,
-                self._config.partitioning.keys(p.path),
+                self.config.partitioning.keys(p.path),
                 p.rows,
                 p.axis[0],
                 p.axis[1],
                 p.generation,
                 p.commit,
-                len(self._state.members.get(p.path, ())),
+                self.state.ledger.count(p.path),
             )
-            for p in list(self._state.partitions.values())
+            for p in list(self.state.partitions.values())
             if p.axis is not None
         ]
         return sorted(found, key=lambda p: p.keys)
 
     def granules(self) -> Iterator[GranuleEntry]:
         """Every granule that is in, in no particular order."""
-        return iter(list(self._state.ledger.values()))
+        return iter(self.state.ledger)
 
     def load(
         self, partitions: Sequence[str] | None = None, *, variables: Sequence[str] | None = None, decode: bool = True
@@ -169,9 +183,9 @@ class Collection:
             On reading values, if a later generation took the place of what this view shows: the partition was
             rewritten at least twice since.
         """
-        number = self._state.number
+        number = self.state.number
         chosen = [self._partition(path) for path in partitions] if partitions is not None else self._ordered()
-        return load_partitions(self._store, self._config, chosen, number=number, variables=variables, decode=decode)
+        return load_partitions(self._store, self.config, chosen, number=number, variables=variables, decode=decode)
 
     def insert(
         self,
@@ -209,17 +223,42 @@ class Collection:
         now = self._clock.now()
         entry, conformed = prepare(
             taken,
-            self._config,
+            self.config,
             identity=GranuleIdentity("", name, uuid.uuid4().hex, taken.nbytes),
             url="",
             precedence=precedence_of(now) if precedence is None else (precedence,),
-            immutable=self._creation().immutable,
+            immutable=self.immutable,
         )
         return self._wait(lambda: self.commit_offers([Offer(entry, conformed)]), timeout)
 
     def commit_offers(self, offers: Sequence[Offer], executor: Executor | None = None) -> Outcome:
         """Commit prepared granules; see `zcollection_engine.writer.Writer.commit`."""
-        return self._writing().commit(offers, executor or LocalExecutor(self._store))
+        return Writer(self._writing()).commit(offers, executor or LocalExecutor(self._store))
+
+    def drop_partitions(self, paths: Sequence[str], *, timeout: float | None = None) -> int:
+        """Empty partitions, as one transaction; see `zcollection_engine.amending.Amender.drop`."""
+        amender = Amender(self._writing())
+        return self._wait(lambda: amender.drop(paths), timeout)
+
+    def rollback(self, to: Moment, *, timeout: float | None = None) -> int:
+        """Give the collection the content it had; see `zcollection_engine.amending.Amender.rollback`."""
+        amender = Amender(self._writing())
+        return self._wait(lambda: amender.rollback(to, LocalExecutor(self._store)), timeout)
+
+    def set_attributes(
+        self, attributes: Mapping[str, Any], *, variable: str | None = None, timeout: float | None = None
+    ) -> int:
+        """Change attributes, as one transaction; see `zcollection_engine.amending.Amender.set_attributes`."""
+        amender = Amender(self._writing())
+        return self._wait(lambda: amender.set_attributes(attributes, variable), timeout)
+
+    def history(self) -> Iterator[CommitInfo]:
+        """Yield the commits that the log still has, oldest first."""
+        return history(self._store)
+
+    def diff(self, older: Moment, newer: Moment) -> Difference:
+        """Compare two commits; see `zcollection_engine.history.diff`."""
+        return diff(self._store, older, newer)
 
     def roll_forward(self) -> None:
         """Complete the publication of every commit that a crashed writer left behind."""
@@ -227,116 +266,53 @@ class Collection:
 
     def publish_arrays(self) -> None:
         """Bring documents of single arrays up to date that appends left behind."""
-        self._writing().publish_arrays()
+        committer = self._writing()
+        committer.publish(committer.unpublished(), arrays=True)
 
-    def _writing(self) -> Writer:
-        if self._writer is None:
+    def collect_garbage(
+        self,
+        *,
+        dry_run: bool = True,
+        min_age: timedelta = timedelta(hours=24),
+        retention: timedelta = timedelta(days=7),
+    ) -> GarbageReport:
+        """Remove what nothing can reach any more; see `zcollection_engine.collecting.collect_garbage`.
+
+        Parameters
+        ----------
+        dry_run
+            Only tell what would be removed.
+        min_age, retention
+            See `zcollection_engine.garbage.GarbageRules`.
+        """
+        return collect_garbage(self._writing(), GarbageRules(min_age, retention), dry_run=dry_run)
+
+    def checkpoint(self) -> None:
+        """Write a checkpoint of the log now, so that opening the collection need not read the records before it."""
+        committer = self._writing()
+        committer.refresh()
+        committer.checkpoint()
+
+    def _writing(self) -> Committer:
+        if self._committer is None:
             raise ReadOnlyError(f'{self.url} was opened for reading; use open_collection(url, mode="w")')
-        return self._writer
-
-    def _creation(self) -> Creation:
-        if self._state.creation is None:
-            raise NotFoundError(f"{self.url}: no collection")
-        return self._state.creation
+        return self._committer
 
     def _partition(self, path: str) -> PartitionState:
-        found = self._state.partitions.get(path)
+        found = self.state.partitions.get(path)
         if found is None or found.axis is None:
             raise NotFoundError(f"{self.url}: no partition {path!r}; partitions() lists them")
         return found
 
     def _ordered(self) -> list[PartitionState]:
-        return [self._state.partitions[p.path] for p in self.partitions()]
+        return [self.state.partitions[p.path] for p in self.partitions()]
 
-    def _wait(self, attempt: Any, timeout: float | None) -> Outcome:
+    def _wait(self, attempt: Callable[[], T], timeout: float | None) -> T:
         deadline = None if timeout is None else self._clock.monotonic() + timeout
         while True:
             try:
-                outcome: Outcome = attempt()
+                return attempt()
             except BusyError as error:
                 if deadline is not None and self._clock.monotonic() + error.retry_after > deadline:
                     raise
                 self._clock.sleep(error.retry_after)
-            else:
-                return outcome
-
-
-def create_collection(
-    url: str | ObjectStore,
-    schema: Schema,
-    partitioning: Partitioning,
-    *,
-    strategy: Strategy | None = None,
-    immutable: Granule | None = None,
-    storage: StorageOptions | None = None,
-    writer: WriterOptions | None = None,
-    clock: Clock | None = None,
-) -> Collection:
-    """Create a collection and open it for writing.
-
-    Parameters
-    ----------
-    url
-        A folder on POSIX, ``s3://bucket/prefix`` or any fsspec URL; or a store that is open already.
-    schema, partitioning
-        See `zcollection_engine.schema` and `zcollection_engine.partitioning`.
-    strategy
-        How granules merge; `TimeSeries` by default.
-    immutable
-        A granule that holds the values of the variables without the partitioned dimension, if the schema has any.
-    storage, writer, clock
-        How to reach the store, how the writer behaves, and its clock.
-
-    Raises
-    ------
-    ConflictError
-        If there is a collection already.
-    InvalidInputError
-        If schema and partitioning do not fit each other, or immutable values are missing.
-    """
-    store = _store(url, storage)
-    config = CollectionConfig(schema, partitioning, strategy or TimeSeries())
-    create(store, config, immutable=immutable, clock=clock or SystemClock())
-    return open_collection(store, mode="w", storage=storage, writer=writer, clock=clock)
-
-
-def open_collection(
-    url: str | ObjectStore,
-    *,
-    mode: Literal["r", "w"] = "r",
-    storage: StorageOptions | None = None,
-    writer: WriterOptions | None = None,
-    clock: Clock | None = None,
-) -> Collection:
-    """Open a collection as of its last commit.
-
-    Opening for writing (``mode="w"``) first completes what a crashed writer left unpublished.
-
-    Raises
-    ------
-    NotFoundError
-        If there is no collection.
-    FormatError
-        If a newer version wrote it.
-    """
-    if mode not in ("r", "w"):
-        raise InvalidInputError(f'mode {mode!r} is unknown; use "r" or "w"')
-    options = storage or StorageOptions()
-    store = _store(url, options)
-    ticking = clock or SystemClock()
-    state = CollectionState()
-    state.apply_all(CommitLog(store, ticking).load())
-    if state.creation is None:
-        raise NotFoundError(f"{store.url}: there is no collection here")
-    config = CollectionConfig.from_json(state.creation.config, name=f"{store.url}/_zcollection.json")
-    ref = CollectionRef(store.url, options, state.creation.transaction)
-    if mode == "r":
-        return Collection(store, ref, config, state, writer=None, clock=ticking)
-    behaviour = writer or WriterOptions(owner=f"library-{uuid.uuid4().hex}")
-    active = Writer(store, ref, config, state, options=behaviour, clock=ticking)
-    active.roll_forward()
-    return Collection(store, ref, config, state, writer=active, clock=ticking)
-
-
-def _store(url: str | ObjectStore, storage: StorageOptions | None) -> ObjectStore:
-    return open_store(url, storage or StorageOptions()) if isinstance(url, str) else url

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from zcollection_engine.commits.log import CommitLog
-from zcollection_engine.commits.records import FORMAT_VERSION, Creation
-from zcollection_engine.errors import FormatError
+from zcollection_engine.commits.log import FOLDER
+from zcollection_engine.commits.records import FORMAT_VERSION, dump, parse
+from zcollection_engine.errors import FormatError, NotFoundError
 from zcollection_engine.merging import Strategy, strategy_from_json
 from zcollection_engine.partitioning import Partitioning, partitioning_from_json
 from zcollection_engine.schema import Schema
@@ -19,6 +19,7 @@ from zcollection_engine.stores.base import ObjectStore
 from zcollection_engine.stores.resolve import StorageOptions, open_store
 
 CONFIG_KEY = "_zcollection.json"
+CONFIGS = f"{FOLDER}configs/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,22 @@ class CollectionConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredConfig:
+    """A version of a collection's configuration, as stored beside the log under the id of the transaction that made it.
+
+    Attributes
+    ----------
+    config
+        Schema, partitioning, merge strategy.
+    immutable
+        SHA-256 of each variable without the partitioned dimension.
+    """
+
+    config: CollectionConfig
+    immutable: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class CollectionRef:
     """How another process finds a collection.
 
@@ -68,13 +85,39 @@ class CollectionRef:
         Root of the collection.
     options
         How to reach its store.
-    creation
-        Transaction that created it, so that a collection made anew under the same URL is told from the old one.
+    config
+        Name of the configuration in force; one made anew under the same URL has another.
     """
 
     url: str
     options: StorageOptions
-    creation: str
+    config: str
+
+
+def config_key(name: str) -> str:
+    """Key of a version of the configuration."""
+    return f"{CONFIGS}{name}.json"
+
+
+def store_config(store: ObjectStore, name: str, stored: StoredConfig) -> None:
+    """Write a version of the configuration, before a record of the log names it."""
+    body = {"format_version": FORMAT_VERSION, "immutable": dict(stored.immutable), "config": stored.config.to_json()}
+    store.create(config_key(name), dump(body))
+
+
+def load_config(store: ObjectStore, name: str) -> StoredConfig:
+    """Read a version of the configuration; raises `FormatError`."""
+    key = config_key(name)
+    place = f"{store.url}/{key}"
+    try:
+        data = store.get(key).data
+    except NotFoundError as error:
+        raise FormatError(f"{place} is missing; the commit log names it") from error
+    body = parse(data, name=place)
+    try:
+        return StoredConfig(CollectionConfig.from_json(body["config"], name=place), body["immutable"])
+    except KeyError as error:
+        raise FormatError(f"{place} is damaged: {error} is missing") from error
 
 
 @lru_cache(maxsize=64)
@@ -84,14 +127,12 @@ def resolve_store(url: str, options: StorageOptions) -> ObjectStore:
 
 
 @lru_cache(maxsize=64)
-def resolve_config(ref: CollectionRef) -> tuple[CollectionConfig, Creation]:
-    """Read a collection's configuration from its log, once in a process."""
-    creation = CommitLog(resolve_store(ref.url, ref.options)).read(0)
-    if not isinstance(creation, Creation) or creation.transaction != ref.creation:
-        raise FormatError(f"{ref.url}: the collection was made anew since this job was planned")
-    return CollectionConfig.from_json(creation.config, name=f"{ref.url}/{CONFIG_KEY}"), creation
+def resolve_config(ref: CollectionRef) -> StoredConfig:
+    """Read the configuration a reference names, once in a process."""
+    return load_config(resolve_store(ref.url, ref.options), ref.config)
 
 
-def config_bytes(creation: Creation) -> bytes:
-    """The bytes of ``_zcollection.json``."""
-    return json.dumps(creation.config, indent=2, ensure_ascii=False, allow_nan=False).encode()
+def config_bytes(config: CollectionConfig, commit: int) -> bytes:
+    """The bytes of ``_zcollection.json`` as of a commit."""
+    body = {**config.to_json(), "commit": commit}
+    return json.dumps(body, indent=2, ensure_ascii=False, allow_nan=False).encode()

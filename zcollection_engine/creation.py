@@ -6,9 +6,9 @@ import uuid
 from collections.abc import Mapping
 
 from zcollection_engine.clock import Clock
-from zcollection_engine.commits.log import CommitLog, NumberTakenError
+from zcollection_engine.commits.log import CommitLog, LogTrimmedError, NumberTakenError
 from zcollection_engine.commits.records import Creation
-from zcollection_engine.config import CollectionConfig
+from zcollection_engine.config import CollectionConfig, StoredConfig, store_config
 from zcollection_engine.errors import ConflictError, InvalidInputError
 from zcollection_engine.granules.conform import immutable_digest
 from zcollection_engine.granules.model import Granule
@@ -23,8 +23,8 @@ from zcollection_engine.stores.base import ObjectStore
 def create(store: ObjectStore, config: CollectionConfig, *, immutable: Granule | None, clock: Clock) -> Creation:
     """Create the first record of a collection.
 
-    Values of variables without the partitioned dimension are staged before the record names them, so that anyone can
-    publish them once it exists.
+    The configuration and the values of variables without the partitioned dimension are staged before the record names
+    them, so that anyone can publish them once it exists.
 
     Raises
     ------
@@ -40,10 +40,11 @@ def create(store: ObjectStore, config: CollectionConfig, *, immutable: Granule |
     if immutable is not None and config.schema.immutable_variables:
         _stage(store, config.schema, immutable, transaction)
         digests = immutable_digest(immutable, config.schema)
-    creation = Creation(transaction.hex, clock.now(), config.to_json(), digests)
+    store_config(store, transaction.hex, StoredConfig(config, digests))
+    creation = Creation(transaction.hex, clock.now())
     try:
         CommitLog(store, clock).append(0, creation)
-    except NumberTakenError as error:
+    except (NumberTakenError, LogTrimmedError) as error:
         raise ConflictError(f"{store.url}: there is a collection already; open it, or choose another URL") from error
     store.flush()
     return creation

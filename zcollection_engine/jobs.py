@@ -40,16 +40,17 @@ class PartitionJob:
     ----------
     collection
         Where.
-    token
-        The grant under which the job writes.
+    token, seconds
+        The grant under which the job writes, and its time to live without a sign of life: a job that lasts looks again
+        whether the grant is still good.
     attempt
         Unique id of this attempt, 32 hexadecimal digits.
     partition
         Path.
     change
-        Append or rewrite.
+        Append, rewrite or copy.
     base
-        The partition as the grant found it.
+        The partition as the grant found it; for a copy, the version whose rows are taken.
     generation
         Of the arrays after the job.
     owners
@@ -62,6 +63,7 @@ class PartitionJob:
 
     collection: CollectionRef
     token: int
+    seconds: float
     attempt: str
     partition: str
     change: Change
@@ -101,12 +103,12 @@ def run_job(job: PartitionJob, granules: Sequence[Granule], store: ObjectStore |
         If another writer took the partition over; nothing published was touched.
     """
     objects = store or resolve_store(job.collection.url, job.collection.options)
-    config, _ = resolve_config(job.collection)
+    config = resolve_config(job.collection).config
     check = GrantCheck(CommitLog(objects), job.token, (job.partition,))
     with objects.exclusive(job.partition):
-        writer = ChunkWriter(objects, UUID(job.attempt), check)
+        writer = ChunkWriter(objects, UUID(job.attempt), check, check_every=job.seconds / 2)
         merge = _PartitionMerge(job, config, granules, objects, writer)
-        result = merge.append() if job.change is Change.APPEND else merge.rewrite()
+        result = {Change.APPEND: merge.append, Change.REWRITE: merge.rewrite, Change.COPY: merge.copy}[job.change]()
         objects.flush()
     return result
 
@@ -161,12 +163,21 @@ class _PartitionMerge:
         self._writer.observe(self._leftovers())
 
         def write(variable: Variable) -> None:
-            values = np.concatenate([_read(source, variable), self._inserted(variable)])[selection.take]
-            if values.shape[0]:
-                open_variable(target, variable.path)[:] = values
+            _write(
+                target, variable, np.concatenate([_read(source, variable), self._inserted(variable)])[selection.take]
+            )
 
         self._for_each_variable(write)
         return self._result(selection.take.size, axis)
+
+    def copy(self) -> JobResult:
+        """Write the rows of an older version into the partition's next key space."""
+        job, schema = self._job, self._schema
+        source = ChunkStore(self._objects, job.partition, render(schema, job.base))
+        target = self._target(job.base.rows)
+        self._writer.observe(self._leftovers())
+        self._for_each_variable(lambda v: _write(target, v, _read(source, v)))
+        return self._result(job.base.rows, _read(source, schema[schema.axis]))
 
     def _select(self, existing_axis: Values, existing_origin: Values) -> Selection:
         axis = np.concatenate([existing_axis, self._inserted(self._schema[self._schema.axis])])
@@ -238,6 +249,11 @@ def _tail_chunks(schema: Schema, base: Version) -> list[str]:
         indices = itertools.product([base.rows // variable.chunks[0]], *inner)
         keys += [f"{variable.path}/{keyspaces.chunk_key(base.generation, index)}" for index in indices]
     return keys
+
+
+def _write(store: ChunkStore, variable: Variable, values: Values) -> None:
+    if values.shape[0]:
+        open_variable(store, variable.path)[:] = values
 
 
 def _read(store: ChunkStore, variable: Variable) -> Values:

@@ -54,11 +54,12 @@ class Share:
 
 
 class Change(StrEnum):
-    """What a merge does to a partition's arrays."""
+    """What a transaction does to a partition's arrays; a copy takes the rows of an older version."""
 
     NONE = "none"
     APPEND = "append"
     REWRITE = "rewrite"
+    COPY = "copy"
 
 
 class Strategy(Protocol):

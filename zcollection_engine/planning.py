@@ -18,11 +18,16 @@ from zcollection_engine.merging import Change, Interval, Share, overlap, uncover
 
 
 class Verdict(StrEnum):
-    """What became of an offered granule."""
+    """What became of an offered granule.
+
+    It is in now; it was in already; a version of its object with a higher rank is in; it was in and was taken out on
+    purpose, by a rollback, and stays out.
+    """
 
     COMMITTED = "committed"
     KNOWN = "known"
     SUPERSEDED = "superseded"
+    WITHDRAWN = "withdrawn"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +85,10 @@ class Plan:
     def paths(self) -> tuple[str, ...]:
         return tuple(p.path for p in self.partitions)
 
+    @property
+    def rewritten(self) -> tuple[str, ...]:
+        return tuple(p.path for p in self.partitions if p.change is Change.REWRITE)
+
 
 def make_plan(state: CollectionState, offered: Sequence[GranuleEntry], gone: Members[int] = ()) -> Plan:
     """Plan a commit.
@@ -101,17 +110,15 @@ def make_plan(state: CollectionState, offered: Sequence[GranuleEntry], gone: Mem
     _check_ids(state, offered)
     verdicts = _judge(state, offered)
     accepted = tuple({e.id: e for e in offered if verdicts[e.id] is Verdict.COMMITTED}.values())
-    replaced = tuple(
-        state.ledger[state.latest[key]]
-        for key in {(e.identity.bucket, e.identity.key) for e in accepted}
-        if key in state.latest
-    )
+    keys = sorted({(e.identity.bucket, e.identity.key) for e in accepted})
+    present = [found for key in keys if (found := state.ledger.latest(*key)) is not None]
+    replaced = tuple(state.ledger.living(entry) for entry in present)
     paths = sorted({path for entry in (*accepted, *replaced) for path in entry.shares})
     restorable: dict[int, GranuleEntry] = {}
     lost: dict[int, GranuleEntry] = {}
     partitions = []
     for path in paths:
-        plan, losers = _plan_partition(state, path, accepted, replaced, gone)
+        plan, losers = _plan_partition(path, state.ledger.owners(path), accepted, replaced, gone)
         partitions.append(plan)
         for entry in losers:
             (lost if entry.id in gone else restorable)[entry.id] = entry
@@ -142,10 +149,11 @@ def _judge(state: CollectionState, offered: Sequence[GranuleEntry]) -> dict[int,
     verdicts = {}
     for entry in offered:
         key = (entry.identity.bucket, entry.identity.key)
-        present = state.ledger.get(state.latest[key]) if key in state.latest else None
+        present = state.ledger.latest(*key)
         if entry.id in state.ledger:
-            _refuse_collision(state.ledger[entry.id], entry)
             verdicts[entry.id] = Verdict.KNOWN
+        elif present is None and state.ledger.was_removed(entry.id):
+            verdicts[entry.id] = Verdict.WITHDRAWN
         elif newest[key].id != entry.id or (present is not None and present.rank > entry.rank):
             verdicts[entry.id] = Verdict.SUPERSEDED
         else:
@@ -153,24 +161,15 @@ def _judge(state: CollectionState, offered: Sequence[GranuleEntry]) -> dict[int,
     return verdicts
 
 
-def _refuse_collision(present: GranuleEntry, entry: GranuleEntry) -> None:
-    if present.identity != entry.identity:
-        raise InvalidGranuleError(
-            f"{entry.identity.key}: its 64-bit id {entry.id} is that of {present.identity.key}, which is in already;"
-            " deliver it under another key",
-            reason="id_collision",
-        )
-
-
 def _plan_partition(
-    state: CollectionState,
     path: str,
+    present: Sequence[GranuleEntry],
     accepted: Sequence[GranuleEntry],
     replaced: Sequence[GranuleEntry],
     gone: Members[int],
 ) -> tuple[PartitionPlan, list[GranuleEntry]]:
     leaving = {e.id: e for e in replaced if path in e.shares}
-    staying = [e for e in state.owners(path) if e.id not in leaving]
+    staying = [e for e in present if e.id not in leaving]
     incoming = sorted((e for e in accepted if path in e.shares), key=lambda e: e.rank)
     owners = sorted([*staying, *incoming], key=lambda e: e.rank)
     losers = _losers(path, staying, leaving.values(), owners)

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from zcollection_engine.commits.records import Creation
 from zcollection_engine.commits.state import CollectionState, PartitionState
 from zcollection_engine.config import CONFIG_KEY, CollectionConfig, config_bytes
 from zcollection_engine.errors import NotFoundError, PreconditionFailedError
@@ -52,11 +51,13 @@ class Publisher:
     ----------
     store
         The collection's store.
-    config, creation
-        What was decided when the collection was created.
+    config
+        The configuration in force.
+    creation
+        Transaction that created the collection.
     """
 
-    def __init__(self, store: ObjectStore, config: CollectionConfig, creation: Creation) -> None:
+    def __init__(self, store: ObjectStore, config: CollectionConfig, creation: str) -> None:
         self._store = store
         self._config = config
         self._creation = creation
@@ -131,9 +132,13 @@ class Publisher:
             attributes |= self._coverage(min(b[0] for b in bounds), max(b[1] for b in bounds))
         self._put(DOCUMENT, state.last_commit, dump(group_document(attributes)))
 
-    def publish_creation(self) -> None:
-        """Write what is written once: the configuration and the variables without the partitioned dimension."""
-        self._create(CONFIG_KEY, lambda: config_bytes(self._creation))
+    def publish_config(self, config: CollectionConfig, commit: int) -> None:
+        """Render from a configuration from now on, and tell it to readers as of the commit that brought it.
+
+        The variables without the partitioned dimension are written once, from what was staged at the creation.
+        """
+        self._config = config
+        self._put(CONFIG_KEY, commit, config_bytes(config, commit))
         if self._config.schema.immutable_variables:
             self._publish_immutable()
 
@@ -142,7 +147,7 @@ class Publisher:
         try:
             self._store.head(done)
         except NotFoundError:
-            staged = f"{STAGED}/{self._creation.transaction}/"
+            staged = f"{STAGED}/{self._creation}/"
             for info in list(self._store.list(staged)):
                 key = f"{IMMUTABLE}/{info.key.removeprefix(staged)}"
                 self._create(key, lambda source=info.key: self._store.get(source).data)  # type: ignore[misc]

@@ -21,6 +21,8 @@ from zcollection_engine.publication import IMMUTABLE
 from zcollection_engine.schema import Schema
 from zcollection_engine.stores.base import ObjectInfo, ObjectStore
 
+_TRIMMED = "{}: the log was trimmed since it was opened: refresh and read again"
+
 
 def load_partitions(
     store: ObjectStore,
@@ -106,12 +108,17 @@ class SnapshotGuard:
             if change is not None and change.generation >= generation + keyspaces.SPACES - 1:
                 self._reused = store.head(record_key(number)).modified
                 return
+        if not CommitLog(store).is_intact(self._given[3]):
+            raise SnapshotExpiredError(_TRIMMED.format(store.url), partition=path)
 
 
 def _stores(store: ObjectStore, schema: Schema, partitions: Sequence[PartitionState], number: int) -> list[ChunkStore]:
     if not partitions:
         return []
-    taken = store.head(record_key(number)).modified
+    try:
+        taken = store.head(record_key(number)).modified
+    except NotFoundError as error:
+        raise SnapshotExpiredError(_TRIMMED.format(store.url)) from error
     return [
         ChunkStore(
             store,

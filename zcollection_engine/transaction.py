@@ -71,7 +71,9 @@ class WriterOptions:
     reader_grace
         How long a reader may go on with the generation it opened, counted from the flip that retired it.
     eager_arrays
-        Publish the documents of single arrays with every commit; else they wait for `Writer.publish_arrays`.
+        Publish the documents of single arrays with every commit; else they wait for `Collection.publish_arrays`.
+    checkpoint_records
+        Records of the log between two checkpoints: so many are read one by one, at most, when the collection is opened.
     single_writer
         The operator's word that no other process writes: a store without conditional writes is accepted then.
     """
@@ -80,8 +82,11 @@ class WriterOptions:
     grant_seconds: float = 60.0
     reader_grace: timedelta = timedelta(0)
     eager_arrays: bool = True
+    checkpoint_records: int = 100
     single_writer: bool = False
 
     def __post_init__(self) -> None:
         if self.grant_seconds <= 0:
             raise InvalidInputError(f"grant_seconds is {self.grant_seconds:g}; a grant must live longer than 0 s")
+        if self.checkpoint_records < 1:
+            raise InvalidInputError(f"checkpoint_records is {self.checkpoint_records}; it must be 1 or more")

@@ -24,7 +24,7 @@ from daemon.errors import DaemonError
 from daemon.journal import Entry
 from daemon.rendering import make_console, seconds
 from daemon.settings import Settings, load_settings
-from zcollection_engine.collection import open_collection
+from zcollection_engine.opening import open_collection
 from zcollection_engine.stores.base import ObjectStore
 from zcollection_engine.stores.resolve import open_store
 

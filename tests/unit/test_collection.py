@@ -78,6 +78,17 @@ def test_opening_what_is_not_there_is_refused_and_makes_nothing(store: MemorySto
     assert list(store.list()) == []
 
 
+def test_a_collection_whose_log_was_trimmed_is_not_created_again(store: MemoryStore) -> None:
+    writer = daily(store)
+    writer.insert(heights([1, 2]))
+    writer.checkpoint()
+    for number in range(writer.state.number):
+        store.delete(record_key(number))
+    with pytest.raises(ConflictError, match=store.url):
+        daily(store)
+    assert rows_of(raw(open_collection(store))) == [(1, 1), (2, 2)]
+
+
 def test_an_unknown_mode_is_refused(store: MemoryStore) -> None:
     daily(store)
     with pytest.raises(InvalidInputError, match='"r" or "w"'):
@@ -452,6 +463,10 @@ def test_a_collection_opened_for_reading_refuses_every_change(store: MemoryStore
         lambda: reader.commit_offers([]),
         reader.roll_forward,
         reader.publish_arrays,
+        reader.checkpoint,
+        lambda: reader.drop_partitions([DAY_16]),
+        lambda: reader.rollback(0),
+        lambda: reader.set_attributes({"title": "x"}),
     ):
         with pytest.raises(ReadOnlyError, match=store.url):
             change()

@@ -9,9 +9,18 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from tests.engine_support import FakeClock, entry
-from zcollection_engine.commits.grants import GrantCheck, GrantWatch, touches
-from zcollection_engine.commits.log import CommitLog
-from zcollection_engine.commits.records import Commit, Creation, Grant, PartitionChange, Record, Release, Renewal
+from zcollection_engine.commits.grants import GrantCheck, GrantWatch
+from zcollection_engine.commits.log import CommitLog, record_key
+from zcollection_engine.commits.records import (
+    EVERYTHING,
+    Commit,
+    Creation,
+    Grant,
+    PartitionChange,
+    Record,
+    Release,
+    Renewal,
+)
 from zcollection_engine.commits.state import CollectionState, PartitionState
 from zcollection_engine.errors import FencedError, FormatError
 from zcollection_engine.identity import GranuleEntry
@@ -20,7 +29,7 @@ from zcollection_engine.testing.stores import CountingStore
 
 WHEN = datetime(2024, 1, 1, tzinfo=UTC)
 A, B = "cycle=1", "cycle=2"
-CREATION = Creation("t", WHEN, {})
+CREATION = Creation("t", WHEN)
 
 
 def grant(*partitions: str, owner: str = "me", session: str = "s1", seconds: float = 60.0) -> Grant:
@@ -31,7 +40,7 @@ def commit(
     token: int,
     *granules: GranuleEntry,
     partitions: dict[str, PartitionChange] | None = None,
-    removed: tuple[int, ...] = (),
+    removed: tuple[GranuleEntry, ...] = (),
     published: int = 0,
     time: datetime = WHEN,
 ) -> Commit:
@@ -72,31 +81,31 @@ def test_a_commit_changes_just_the_partitions_it_names() -> None:
 def test_a_granule_that_changes_no_rows_is_a_member_all_the_same() -> None:
     known = entry("k", 1, {A: [1]})
     state = folded(commit(0, known))
-    assert state.owners(A) == [known]
+    assert state.ledger.owners(A) == [known]
     assert state.partition(A).commit == -1
 
 
 def test_owners_come_in_ascending_rank() -> None:
     entries = [entry("b", 2, {A: [1]}), entry("a", 2, {A: [2]}), entry("z", 1, {A: [3]}), entry("c", 3, {B: [4]})]
     state = folded(commit(0, *entries))
-    assert [e.identity.key for e in state.owners(A)] == ["z", "a", "b"]
-    assert state.owners("cycle=3") == []
+    assert [e.identity.key for e in state.ledger.owners(A)] == ["z", "a", "b"]
+    assert state.ledger.owners("cycle=3") == []
 
 
 def test_a_replaced_granule_leaves_every_partition_it_was_in() -> None:
     old, new = entry("k", 1, {A: [1], B: [2]}), entry("k", 2, {A: [1]})
-    state = folded(commit(0, old), commit(0, new, removed=(old.id,)))
-    assert set(state.ledger) == {new.id}
-    assert (state.owners(A), state.owners(B)) == ([new], [])
-    assert state.latest["bucket", "k"] == new.id
-    assert state.removed == {old.id}
+    state = folded(commit(0, old), commit(0, new, removed=(old,)))
+    assert list(state.ledger) == [new]
+    assert (state.ledger.owners(A), state.ledger.owners(B)) == ([new], [])
+    assert state.ledger.latest("bucket", "k") == new
+    assert (state.ledger.was_removed(old.id), state.ledger.was_removed(new.id)) == (True, False)
 
 
 def test_a_version_that_returns_after_it_was_replaced_is_in_again() -> None:
     first, second = entry("k", 1, {A: [1]}), entry("k", 2, {A: [1]})
-    state = folded(commit(0, first), commit(0, second, removed=(first.id,)), commit(0, first, removed=(second.id,)))
-    assert set(state.ledger) == {first.id}
-    assert state.owners(A) == [first]
+    state = folded(commit(0, first), commit(0, second, removed=(first,)), commit(0, first, removed=(second,)))
+    assert list(state.ledger) == [first]
+    assert state.ledger.owners(A) == [first]
 
 
 def test_flips_are_kept_for_the_generations_that_may_still_be_read() -> None:
@@ -141,6 +150,63 @@ def test_a_later_grant_takes_over_just_the_partitions_it_names() -> None:
     assert (state.held[A].token, state.held[B].token) == (1, 2)
     state.apply(3, Release("t", WHEN, 1))
     assert set(state.held) == {B}
+
+
+def test_a_grant_of_everything_takes_over_all_partitions_those_to_come_included() -> None:
+    state = folded(grant(A, B), grant(EVERYTHING, owner="other"))
+    assert {path: held.token for path, held in state.held.items()} == {EVERYTHING: 2}
+    assert [h.token for h in state.holders(["cycle=3"])] == [2]
+    assert state.holds(2, [EVERYTHING])
+    assert not state.holds(1, [A, B])
+
+
+def test_a_later_grant_of_a_partition_takes_everything_over() -> None:
+    state = folded(grant(EVERYTHING), grant(B, owner="other"))
+    assert {path: held.token for path, held in state.held.items()} == {B: 2}
+    assert not state.holds(1, [EVERYTHING])
+
+
+def test_a_grant_of_everything_meets_each_holder_once() -> None:
+    state = folded(grant(A, B), grant("cycle=3"))
+    assert [h.token for h in state.holders([EVERYTHING])] == [1, 2]
+    assert [h.token for h in state.holders([A, B])] == [1]
+    assert state.holders(["cycle=4"]) == []
+
+
+@pytest.mark.parametrize(
+    ("mine", "paths", "expected"),
+    [
+        ((A,), {A}, True),
+        ((A,), {B}, False),
+        ((EVERYTHING,), {A}, True),
+        ((A,), {EVERYTHING}, True),
+        ((A, B), {B}, True),
+    ],
+)
+def test_a_grant_covers_what_it_has_in_common(mine: tuple[str, ...], paths: set[str], expected: bool) -> None:
+    assert grant(*mine).covers(paths) is expected
+
+
+def test_a_new_configuration_makes_every_partition_newer() -> None:
+    state = folded(commit(0, partitions={A: change(3), B: change(4)}, published=1))
+    assert (state.config, state.configured) == ("t", 0)
+    state.apply(2, Commit("u", WHEN, 0, {}, config="u", operation="attributes"))
+    assert (state.config, state.configured) == ("u", 2)
+    assert {p.path: (p.rows, p.commit) for p in state.unpublished()} == {A: (3, 2), B: (4, 2)}
+
+
+def test_a_dropped_partition_loses_its_granules_shares_and_counts_its_generations_on() -> None:
+    one, both = entry("k", 1, {A: [1]}), entry("l", 1, {A: [1], B: [2]})
+    state = folded(
+        commit(0, one, both, partitions={A: change(2), B: change(1)}),
+        Commit("d", WHEN, 0, {A: change(0, 1)}, operation="drop", dropped=(A,)),
+    )
+    assert (state.partition(A).rows, state.partition(A).generation, state.partition(A).dropped) == (0, 1, 2)
+    assert state.partition(B).dropped == -1
+    assert (state.ledger.owners(A), state.ledger.owners(B)) == ([], [both])
+    assert (state.ledger.count(A), state.ledger.count(B)) == (0, 1)
+    assert one.id in state.ledger
+    assert len(state.ledger) == 2
 
 
 def test_a_renewal_is_a_sign_of_life_of_its_own_grant_only() -> None:
@@ -218,7 +284,9 @@ def logged(store: MemoryStore, *records: Record) -> CommitLog:
     [
         grant(A, owner="other"),
         grant(B, A, owner="other"),
-        commit(7, partitions={A: change(1)}),
+        grant(EVERYTHING, owner="other"),
+        commit(1, partitions={A: change(1)}),
+        commit(1),
         Release("t", WHEN, 1),
     ],
     ids=lambda record: f"{record.kind} {getattr(record, 'partitions', '')}",
@@ -236,6 +304,26 @@ def test_a_writer_is_fenced_by_what_ends_its_grant_and_stays_fenced(store: Memor
             check()
 
 
+def test_a_writer_is_fenced_when_its_grant_was_trimmed(store: MemoryStore) -> None:
+    log = logged(store, grant(A), *(Renewal("t", WHEN, 7) for _ in range(4)))
+    check = GrantCheck(log, 1, [A])
+    check()
+    for number in range(2):
+        store.delete(record_key(number))
+    for _ in range(2):
+        with pytest.raises(FencedError, match=r"grant 1 of cycle=1 is so old that the log was trimmed"):
+            check()
+
+
+def test_a_writer_is_fenced_when_the_record_that_ended_its_grant_was_trimmed_too(store: MemoryStore) -> None:
+    log = logged(store, grant(A), grant(A, owner="other"), *(Renewal("t", WHEN, 2) for _ in range(4)))
+    check = GrantCheck(log, 1, [A])
+    for number in range(4):
+        store.delete(record_key(number))
+    with pytest.raises(FencedError, match="trimmed"):
+        check()
+
+
 @pytest.mark.parametrize(
     "other",
     [
@@ -250,14 +338,14 @@ def test_a_writer_is_fenced_by_what_ends_its_grant_and_stays_fenced(store: Memor
 def test_a_writer_is_not_fenced_by_what_happens_elsewhere(store: MemoryStore, other: Record) -> None:
     log = logged(store, grant(A), other)
     GrantCheck(log, 1, [A])()
-    assert not touches(other, {A})
+    assert not (isinstance(other, Grant) and other.covers({A}))
 
 
-def test_a_check_costs_one_request_while_nothing_happens(store: MemoryStore) -> None:
+def test_a_check_costs_two_requests_while_nothing_happens(store: MemoryStore) -> None:
     logged(store, grant(A), grant(B, owner="other"))
     counting = CountingStore(store)
     check = GrantCheck(CommitLog(counting), 1, [A])
     check()
     counting.reset()
     check()
-    assert counting.requests == {"get": 1}
+    assert counting.log == (("get", record_key(3)), ("head", record_key(1)))

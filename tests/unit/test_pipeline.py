@@ -102,10 +102,10 @@ class Target:
         self._calls.extend(f"commit {e.identity.key}" for e in plan.accepted)
         if not plan.accepted:
             return Outcome(None, plan.verdicts)
-        self.put(*plan.accepted, removed=tuple(e.id for e in plan.replaced))
+        self.put(*plan.accepted, removed=plan.replaced)
         return Outcome(self.state.number, plan.verdicts)
 
-    def put(self, *entries: GranuleEntry, removed: tuple[int, ...] = ()) -> None:
+    def put(self, *entries: GranuleEntry, removed: tuple[GranuleEntry, ...] = ()) -> None:
         record = Commit(uuid.uuid4().hex, NOON, token=0, partitions={}, granules=entries, removed=removed)
         self.state.apply(self.state.number + 1, record)
 
@@ -243,7 +243,7 @@ async def test_a_granule_in_the_ledger_is_acknowledged_without_work(bench: Bench
 async def test_a_version_that_a_newer_one_replaced_is_acknowledged_without_work(bench: Bench) -> None:
     old = entry_of(ref_of())
     bench.target.put(old)
-    bench.target.put(entry_of(ref_of(etag="2"), 2), removed=(old.id,))
+    bench.target.put(entry_of(ref_of(etag="2"), 2), removed=(old,))
     await bench.settle(ref_of())
     assert bench.calls == ["acknowledge a.nc"]
     assert bench.pipeline.left_alone == {"superseded": 1}
@@ -450,8 +450,9 @@ class TestTwoVersionsOfTheSameTime:
         bench.target.stored["s3://b/a.nc"] = "1"
         await bench.settle(ref_of(etag="1"))
         assert bench.calls == ["read a.nc", "commit a.nc", "acknowledge a.nc"]
-        assert bench.target.state.ledger[self.offered.id].precedence == (5, 1)
-        assert bench.target.state.removed == {self.in_already.id}
+        ledger = bench.target.state.ledger
+        assert [(e.id, e.precedence) for e in ledger] == [(self.offered.id, (5, 1))]
+        assert ledger.was_removed(self.in_already.id)
         assert bench.line().state is State.COMMITTED
 
     async def test_a_third_one_goes_above_the_second(self, bench: Bench) -> None:
@@ -461,14 +462,16 @@ class TestTwoVersionsOfTheSameTime:
         bench.compute.gives("a.nc", entry_of(third, 5))
         bench.target.stored["s3://b/a.nc"] = "0"
         await bench.settle(third)
-        assert bench.target.state.ledger[entry_of(third).id].precedence == (5, 1, 1)
+        found = bench.target.state.ledger.get(entry_of(third).id)
+        assert found is not None
+        assert found.precedence == (5, 1, 1)
 
     async def test_the_one_that_the_store_no_longer_has_is_skipped(self, bench: Bench) -> None:
         bench.target.stored["s3://b/a.nc"] = "9"
         await bench.settle(ref_of(etag="1"))
         assert bench.calls == ["read a.nc", "document skipped", "acknowledge a.nc"]
         assert bench.line().reason == "superseded"
-        assert list(bench.target.state.ledger) == [self.in_already.id]
+        assert list(bench.target.state.ledger) == [self.in_already]
 
     async def test_the_one_in_the_collection_stays_when_the_store_has_neither(self, bench: Bench) -> None:
         await bench.settle(ref_of(etag="1"))

@@ -28,7 +28,7 @@ A, B = "cycle=1", "cycle=2"
 
 def empty_state() -> CollectionState:
     state = CollectionState()
-    state.apply(0, Creation("t", NOW, {}))
+    state.apply(0, Creation("t", NOW))
     return state
 
 
@@ -38,8 +38,7 @@ def commit(state: CollectionState, plan: Plan) -> None:
         for p in plan.partitions
         if p.change is not Change.NONE
     }
-    removed = tuple(e.id for e in plan.replaced)
-    state.apply(state.number + 1, Commit("t", NOW, 0, changes, plan.accepted, removed))
+    state.apply(state.number + 1, Commit("t", NOW, 0, changes, plan.accepted, plan.replaced))
 
 
 def state_with(*entries: GranuleEntry) -> CollectionState:
@@ -257,8 +256,7 @@ class Ledger:
             self.partitions[part.path] = merged
             bounds = (int(merged[0].min()), int(merged[0].max())) if merged[0].size else None
             changes[part.path] = PartitionChange(merged[0].size, 0, bounds)
-        removed = tuple(e.id for e in plan.replaced)
-        self.state.apply(self.state.number + 1, Commit("t", NOW, 0, changes, plan.accepted, removed))
+        self.state.apply(self.state.number + 1, Commit("t", NOW, 0, changes, plan.accepted, plan.replaced))
         return plan
 
     def _merge(self, part: PartitionPlan) -> Columns:
@@ -320,7 +318,7 @@ def test_after_any_history_partitions_hold_what_the_set_of_granules_defines(
         offered += made
         plan = ledger.offer(made)
         assert ledger.content() == definition(offered)
-        assert set(ledger.state.ledger) == {v.entry.id for v in newest(offered)}
+        assert {e.id for e in ledger.state.ledger} == {v.entry.id for v in newest(offered)}
         assert set(plan.verdicts) == {v.entry.id for v in made}
 
 

@@ -13,7 +13,7 @@ import xarray as xr
 from tests.engine_support import DAY_16, START, FakeClock, heights, small_schema
 from zcollection_engine import Collection, create_collection, open_collection
 from zcollection_engine.commits.log import CommitLog
-from zcollection_engine.commits.records import Commit, PartitionChange
+from zcollection_engine.commits.records import Commit, PartitionChange, Renewal
 from zcollection_engine.partitioning import DatePartitioning
 from zcollection_engine.schema import Schema, Variable
 from zcollection_engine.stores.memory import MemoryStore
@@ -64,7 +64,7 @@ def with_chunks(store: CountingStore, chunks: int, *, eager_arrays: bool) -> Col
             store.create(f"{folder}/2", full)
             store.create(f"{folder}/{chunks - 1}", tail)
     log = CommitLog(store)
-    (*_, (last, _)) = log.load()
+    (*_, (last, _)) = log.follow(-1)
     change = PartitionChange(rows, 0, (START, START + 10**9 * (2 * CHUNK + FILLED - 1)))
     log.append(last + 1, Commit("more chunks", datetime(2024, 1, 1, tzinfo=UTC), 0, {DAY_16: change}, ()))
     options = WriterOptions(owner="counting", eager_arrays=eager_arrays)
@@ -90,6 +90,7 @@ def test_an_append_costs_the_same_whether_3_or_1200_chunks_are_there(store: Coun
     within = cost(store, collection, 200, CHUNK - FILLED)
     assert within == {
         "get": ARRAYS + 3,  # the last chunks; the end of the log before the grant, behind the ETags, before the commit
+        "head": 3,  # what stands before the grant and before the commit; the grant itself, behind the ETags
         "replace": ARRAYS + 2,  # the last chunks; the documents of the partition and of the root
         "create": 2,  # grant and commit
         "exclusive": 1,  # no request on an object store
@@ -97,9 +98,16 @@ def test_an_append_costs_the_same_whether_3_or_1200_chunks_are_there(store: Coun
     }
     assert sum(within.values()) <= 60
     fresh = cost(store, collection, 300, FILLED)
-    assert fresh == {"get": 3, "replace": 2, "create": ARRAYS + 2, "exclusive": 1, "flush": 1}
+    assert fresh == {"get": 3, "head": 3, "replace": 2, "create": ARRAYS + 2, "exclusive": 1, "flush": 1}
     across = cost(store, collection, 400, CHUNK)
-    assert across == {"get": ARRAYS + 3, "replace": ARRAYS + 2, "create": ARRAYS + 2, "exclusive": 1, "flush": 1}
+    assert across == {
+        "get": ARRAYS + 3,
+        "head": 3,
+        "replace": ARRAYS + 2,
+        "create": ARRAYS + 2,
+        "exclusive": 1,
+        "flush": 1,
+    }
 
 
 @pytest.mark.parametrize("chunks", [3, 1200])
@@ -109,6 +117,7 @@ def test_documents_of_single_arrays_cost_one_more_request_each_when_published_at
     collection = with_chunks(store, chunks, eager_arrays=True)
     assert cost(store, collection, 200, CHUNK - FILLED) == {
         "get": ARRAYS + 3,
+        "head": 3,
         "replace": 2 * ARRAYS + 2,
         "create": 2,
         "exclusive": 1,
@@ -128,12 +137,53 @@ def test_an_append_moves_no_more_bytes_than_its_chunks_and_documents(store: Coun
     assert found["v00"].values[-2:].tolist() == [200, 201]
 
 
-def test_opening_for_reading_costs_one_list_and_one_request_a_record(store: CountingStore) -> None:
+def test_opening_for_reading_costs_one_list_and_about_one_request_a_record(store: CountingStore) -> None:
     collection = with_chunks(store, 3, eager_arrays=False)
     store.reset()
     open_collection(store, clock=FakeClock())
-    records = collection.state.number + 1
-    assert store.requests == {"list": 1, "get": records + 1}
+    assert collection.state.number + 1 == 6
+    # Records are read ahead, 1, 1, 2 and 4 at a time; then the first one is looked at, and the configuration read.
+    assert store.requests == {"list": 1, "get": (1 + 1 + 2 + 4) + 1, "head": 1}
+
+
+@pytest.mark.parametrize(("behind", "reads"), [(0, 1), (1, 2), (2, 4), (6, 8)])
+def test_opening_for_reading_costs_the_checkpoint_and_the_records_behind_it(
+    store: CountingStore, behind: int, reads: int
+) -> None:
+    collection = with_chunks(store, 3, eager_arrays=False)
+    collection.checkpoint()
+    log = CommitLog(store)
+    for number in range(collection.state.number + 1, collection.state.number + 1 + behind):
+        log.append(number, Renewal("t", datetime(2024, 1, 1, tzinfo=UTC), 1))
+    store.reset()
+    reader = open_collection(store, clock=FakeClock())
+    # The list finds the checkpoint; the record it stands on is looked at behind the end.
+    assert store.requests == {"list": 1, "get": 1 + reads + 1, "head": 1}
+    assert reader.state.checkpoint == collection.state.number
+    assert reader.state.number == collection.state.number + behind
+
+
+def test_opening_for_writing_also_looks_at_what_the_last_commit_published(store: CountingStore) -> None:
+    collection = with_chunks(store, 3, eager_arrays=True)
+    collection.insert(granule(200, 1))
+    collection.checkpoint()
+    store.reset()
+    open_collection(store, mode="w", writer=WriterOptions(owner="counting"), clock=FakeClock())
+    documents = ARRAYS + 3  # the last commit's partition, its arrays; the root, the configuration
+    assert store.requests == {
+        "list": 1,
+        "head": 1,
+        "get": 1 + 1 + 1 + 1 + documents,  # checkpoint, end of the log, configuration, end of the log again
+        "create": documents + 2,  # finds what is there, with the groups above the partition
+    }
+
+
+def test_a_refresh_of_a_reader_costs_two_requests_while_nothing_happens(store: CountingStore) -> None:
+    with_chunks(store, 3, eager_arrays=False)
+    reader = open_collection(store, clock=FakeClock())
+    store.reset()
+    reader.refresh()
+    assert store.requests == {"get": 1, "head": 1}
 
 
 def test_a_granule_that_is_known_costs_one_request(store: CountingStore) -> None:
@@ -141,4 +191,17 @@ def test_a_granule_that_is_known_costs_one_request(store: CountingStore) -> None
     (entry, *_) = collection.granules()
     store.reset()
     assert collection.commit_offers([Offer(entry, None)]).commit is None
+    assert store.requests == {"get": 1}
+
+
+def test_a_known_granule_of_a_checkpoint_costs_its_table_once_and_then_one_request(store: CountingStore) -> None:
+    collection = with_chunks(store, 3, eager_arrays=False)
+    (entry, *_) = collection.granules()
+    collection.checkpoint()
+    reopened = open_collection(store, mode="w", writer=WriterOptions(owner="counting"), clock=FakeClock())
+    store.reset()
+    assert reopened.commit_offers([Offer(entry, None)]).commit is None
+    assert store.requests == {"get": 1 + 1 + 1}  # the end of the log, the index, the table of one partition
+    store.reset()
+    assert reopened.commit_offers([Offer(entry, None)]).commit is None
     assert store.requests == {"get": 1}

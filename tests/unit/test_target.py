@@ -79,7 +79,7 @@ def schema_file(folder: Path, schema: Schema) -> Path:
 
 def creation_of(target: Target) -> str:
     assert target.collection is not None
-    return target.collection.ref.creation
+    return target.collection.ref.config
 
 
 async def test_a_collection_that_does_not_exist_waits_for_its_first_granule(url: str, compute: Any) -> None:
@@ -135,8 +135,7 @@ async def test_a_schema_file_with_fixed_values_waits_for_the_granule_that_has_th
     assert target.collection is None
     collection = await target.require(compute, REF)
     assert collection.schema == BANDED
-    assert collection.state.creation is not None
-    assert set(collection.state.creation.immutable) == {"band"}
+    assert set(collection.immutable) == {"band"}
 
 
 @pytest.mark.parametrize(
@@ -192,7 +191,7 @@ async def test_two_daemons_that_found_a_collection_at_the_same_time_share_one(
     targets = [target_at(place), target_at(place)]
     await asyncio.gather(*(target.require(compute, REF) for target in targets))
     assert len(compute.proposed) == 2
-    assert creation_of(targets[0]) == creation_of(targets[1]) == open_collection(place).ref.creation
+    assert creation_of(targets[0]) == creation_of(targets[1]) == open_collection(place).ref.config
 
 
 async def test_the_loser_of_a_foundation_sees_that_its_settings_contradict(url: str) -> None:

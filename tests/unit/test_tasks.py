@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from daemon.tasks import Proposal, ReadGranule, ReadRequest, entry_of, merge_par
 from tests.granules_twins import sentinel6_twin
 from zcollection_engine import DatePartitioning, create_collection
 from zcollection_engine.collection import Collection
+from zcollection_engine.commits.log import CommitLog
+from zcollection_engine.commits.records import Grant
 from zcollection_engine.errors import InvalidGranuleError, NotFoundError
 from zcollection_engine.granules.model import GranuleSpec
 from zcollection_engine.jobs import JobResult, PartitionJob
@@ -48,6 +51,7 @@ def merge_of(read: ReadGranule, collection: Collection) -> PartitionJob:
     return PartitionJob(
         collection=collection.ref,
         token=1,
+        seconds=60.0,
         attempt="0" * 32,
         partition=DAY_17,
         change=Change.APPEND,
@@ -81,6 +85,7 @@ def test_errors_are_outcomes(tmp_path: Path, source: Path, collection: Collectio
 def test_a_partition_is_merged_from_what_was_read(source: Path, collection: Collection) -> None:
     read = read_granule(request(source), collection.ref)
     assert isinstance(read, ReadGranule)
+    CommitLog(collection.store).append(1, Grant("t", datetime(2024, 1, 1, tzinfo=UTC), "me", "s", 60.0, (DAY_17,)))
     result = merge_partition(merge_of(read, collection), [read])
     assert isinstance(result, JobResult)
     assert result.rows == 20

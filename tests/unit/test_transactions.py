@@ -133,7 +133,7 @@ def test_a_grant_whose_outcome_stayed_unknown_is_given_back(store: S3LikeStore, 
     with pytest.raises(OutcomeUnknownError):
         writer.commit_offers(offers)
     assert silent.untriggered == ()
-    assert [r.kind for _, r in CommitLog(store).load()] == ["create", "grant", "release"]
+    assert [r.kind for _, r in CommitLog(store).follow(-1)] == ["create", "grant", "release"]
     writer.commit_offers(offers)
     assert engine_rows(store) == plain_rows(store) == {DAY_16: [(5, 5)]}
 
@@ -150,7 +150,7 @@ def test_a_commit_whose_outcome_stayed_unknown_is_settled_before_the_grant_is_gi
     offers = [offer_of(writer, heights([5]), "a")]
     with pytest.raises(OutcomeUnknownError):
         writer.commit_offers(offers)
-    kinds = [r.kind for _, r in CommitLog(store).load()]
+    kinds = [r.kind for _, r in CommitLog(store).follow(-1)]
     assert kinds == ["create", "grant", *(["commit"] if arrived else []), "release"]
     outcome = writer.commit_offers(offers)
     assert set(outcome.verdicts.values()) == {Verdict.KNOWN if arrived else Verdict.COMMITTED}
@@ -198,7 +198,7 @@ def test_a_grant_without_sign_of_life_is_taken_over_after_its_time_and_its_holde
     assert sum(clock.slept) >= 30 - 1
     assert outcome.commit is not None
     assert engine_rows(store) == plain_rows(store) == {DAY_16: [(3, 103), (5, 5)]}
-    grants = [(n, r.owner) for n, r in CommitLog(store).load() if isinstance(r, Grant)]
+    grants = [(n, r.owner) for n, r in CommitLog(store).follow(-1) if isinstance(r, Grant)]
     assert [owner for _, owner in grants] == ["alice", "bob", "alice"]
 
 
@@ -246,7 +246,7 @@ def test_a_transaction_that_lasts_gives_signs_of_life(store: S3LikeStore, clock:
     writer = opened(watched, clock, "slow", grant_seconds=0.03)
     executor = HookedExecutor(watched, lambda: void(renewed.wait(30)))
     writer.commit_offers([offer_of(writer, heights([1]), "a")], executor)
-    kinds = [record.kind for _, record in CommitLog(store).load()]
+    kinds = [record.kind for _, record in CommitLog(store).follow(-1)]
     assert kinds[:3] == ["create", "grant", "renew"]
     assert kinds[-1] == "commit"
     assert engine_rows(store) == {DAY_16: [(1, 1)]}
@@ -288,7 +288,7 @@ def test_granules_of_one_batch_are_one_commit(store: S3LikeStore, clock: FakeClo
     collection = created(store, clock)
     offers = [offer_of(collection, heights([n, DAY + n]), f"g{n}") for n in range(4)]
     outcome = collection.commit_offers([*offers, offers[0]])
-    assert [r.kind for _, r in CommitLog(store).load()] == ["create", "grant", "commit"]
+    assert [r.kind for _, r in CommitLog(store).follow(-1)] == ["create", "grant", "commit"]
     assert {p.path for p in outcome.partitions} == {DAY_16, DAY_17}
     assert engine_rows(store) == plain_rows(store) == {DAY_16: plus(*range(4)), DAY_17: plus(*range(DAY, DAY + 4))}
     again = collection.commit_offers(offers)
@@ -300,7 +300,7 @@ def test_times_of_commits_go_up_even_when_the_clock_goes_back(store: S3LikeStore
     collection.insert(heights([1]))
     clock.advance(-3600)
     collection.insert(heights([2]), precedence=2**60)
-    times = [r.time for _, r in CommitLog(store).load() if isinstance(r, Commit)]
+    times = [r.time for _, r in CommitLog(store).follow(-1) if isinstance(r, Commit)]
     assert times[1] == times[0] + timedelta(microseconds=1)
 
 

@@ -8,7 +8,6 @@ sign of life for its time to live on its own monotonic clock.
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection as Members
 from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
@@ -20,21 +19,10 @@ from zcollection_engine.commits.state import CollectionState, HeldGrant
 from zcollection_engine.errors import EngineError, FencedError
 
 
-def touches(record: Record, partitions: Members[str]) -> bool:
-    """Tell whether a record takes or changes one of the partitions."""
-    match record:
-        case Grant():
-            return any(path in partitions for path in record.partitions)
-        case Commit():
-            return any(path in partitions for path in record.partitions)
-        case _:
-            return False
-
-
 class GrantCheck:
     """Follows the log behind a grant; calling it raises `FencedError` once the grant is no longer good.
 
-    Thread-safe; costs one GET while nothing happens.
+    Thread-safe; costs one GET and one HEAD while nothing happens.
     """
 
     def __init__(self, log: CommitLog, token: int, partitions: Iterable[str]) -> None:
@@ -47,19 +35,24 @@ class GrantCheck:
     def __call__(self) -> None:
         with self._lock:
             for number, record in self._log.follow(self._seen):
-                self.judge(number, record)
+                self._judge(number, record)
                 self._seen = number
+            if not self._log.is_intact(self._token):
+                raise FencedError(f"{self._name()} is so old that the log was trimmed beyond it", token=self._token)
 
-    def judge(self, number: int, record: Record) -> None:
+    def _judge(self, number: int, record: Record) -> None:
         """Raise `FencedError` if ``record`` ends the grant."""
-        ended = isinstance(record, Release) and record.token == self._token
-        if ended or touches(record, self._partitions):
+        released = isinstance(record, Release | Commit) and record.token == self._token
+        taken_over = isinstance(record, Grant) and record.covers(self._partitions)
+        if released or taken_over:
             raise FencedError(
-                f"grant {self._token} of {', '.join(sorted(self._partitions))} ended with record {number}"
-                f" ({record.kind}): another writer took over",
+                f"{self._name()} ended with record {number} ({record.kind}): another writer took over",
                 token=self._token,
                 record=number,
             )
+
+    def _name(self) -> str:
+        return f"grant {self._token} of {', '.join(sorted(self._partitions))}"
 
 
 class GrantWatch:

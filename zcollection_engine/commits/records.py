@@ -6,8 +6,9 @@ A record is one object ``.zcommits/<20-digit number>.json``, created only if abs
 from __future__ import annotations
 
 import json
+from collections.abc import Collection as Members
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
@@ -16,28 +17,26 @@ from zcollection_engine.identity import GranuleEntry
 
 FORMAT_VERSION = 1
 
+#: Stands in a grant for all partitions, those that do not exist yet included.
+EVERYTHING = "*"
+
 
 @dataclass(frozen=True, slots=True)
 class Creation:
-    """Record 0: the collection exists, with this configuration.
+    """Record 0: the collection exists.
 
     Attributes
     ----------
     transaction
-        Id of the attempt that created it.
+        Id of the attempt that created it: the collection's identity, and the name of its first configuration, which is
+        stored before this record.
     time
         UTC.
-    config
-        What ``_zcollection.json`` says: schema, partitioning, merge strategy.
-    immutable
-        SHA-256 of each variable without the partitioned dimension, staged under the transaction's id.
     """
 
     kind: ClassVar[str] = "create"
     transaction: str
     time: datetime
-    config: Mapping[str, Any]
-    immutable: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +49,8 @@ class Grant:
         Which writer (a stable name) and which run of it.
     seconds
         Without a sign of life for this long, by the observer's own clock, the grant may be taken over.
+    partitions
+        Paths; `EVERYTHING` stands for the whole collection.
     """
 
     kind: ClassVar[str] = "grant"
@@ -59,6 +60,10 @@ class Grant:
     session: str
     seconds: float
     partitions: tuple[str, ...]
+
+    def covers(self, paths: Members[str]) -> bool:
+        """Tell whether the grant and ``paths`` have a partition in common."""
+        return EVERYTHING in self.partitions or EVERYTHING in paths or any(p in paths for p in self.partitions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +114,18 @@ class Commit:
 
     Attributes
     ----------
+    operation
+        What the transaction was: "merge", "drop", "rollback" or "attributes".
     partitions
         New state of each partition touched; those that a granule belongs to without changing them are absent.
     granules
         Added to the ledger.
     removed
-        Ids of granules that are no longer in: replaced by a newer version of their key.
+        Granules that are no longer in: replaced by a newer version of their key, or rolled back.
+    dropped
+        Paths of partitions that lose all rows and all granules' shares; the granules themselves stay known.
+    config
+        Name of the configuration from now on; None while it stays.
     lost
         Ids of granules whose rows should have come back but whose source is gone.
     published
@@ -126,10 +137,13 @@ class Commit:
     time: datetime
     token: int
     partitions: Mapping[str, PartitionChange]
-    granules: tuple[GranuleEntry, ...]
-    removed: tuple[int, ...] = ()
+    granules: tuple[GranuleEntry, ...] = ()
+    removed: tuple[GranuleEntry, ...] = ()
     lost: tuple[int, ...] = ()
     published: int = 0
+    operation: str = "merge"
+    dropped: tuple[str, ...] = ()
+    config: str | None = None
 
 
 Record = Creation | Grant | Renewal | Release | Commit
@@ -138,10 +152,8 @@ Record = Creation | Grant | Renewal | Release | Commit
 def encode(record: Record) -> bytes:
     """Serialise a record."""
     body: dict[str, Any] = {"format_version": FORMAT_VERSION, "kind": record.kind}
-    body |= {"transaction": record.transaction, "time": _time(record.time)}
+    body |= {"transaction": record.transaction, "time": time_text(record.time)}
     match record:
-        case Creation():
-            body |= {"config": record.config, "immutable": dict(record.immutable)}
         case Grant():
             body |= {"owner": record.owner, "session": record.session, "seconds": record.seconds}
             body |= {"partitions": list(record.partitions)}
@@ -149,35 +161,61 @@ def encode(record: Record) -> bytes:
             body |= {"token": record.token}
         case Commit():
             body |= {
+                "operation": record.operation,
                 "token": record.token,
                 "partitions": {path: _change_to_json(change) for path, change in record.partitions.items()},
                 "granules": [granule.to_json() for granule in record.granules],
-                "removed": [str(i) for i in record.removed],
+                "removed": [granule.to_json() for granule in record.removed],
                 "lost": [str(i) for i in record.lost],
                 "published": record.published,
             }
+            if record.dropped:
+                body["dropped"] = list(record.dropped)
+            if record.config is not None:
+                body["config"] = record.config
+    return dump(body)
+
+
+def dump(body: Mapping[str, Any]) -> bytes:
+    """Serialise a JSON document of the log; the same document always gives the same bytes."""
     return json.dumps(body, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def parse(data: bytes, *, name: str) -> dict[str, Any]:
+    """Read a JSON document of the log.
+
+    Raises
+    ------
+    FormatError
+        If it is none, or one of a newer format; the message names ``name``.
+    """
+    try:
+        body: dict[str, Any] = json.loads(data)
+        version = body["format_version"]
+        newer = version > FORMAT_VERSION
+    except (ValueError, KeyError, TypeError) as error:
+        raise FormatError(f"{name} is no document of a commit log: {error!r}") from error
+    if newer:
+        raise FormatError(
+            f"{name} has format version {version}; this zcollectiond reads up to {FORMAT_VERSION}: use a newer one"
+        )
+    return body
 
 
 def decode(data: bytes, *, name: str) -> Record:
     """Read a record; raises `FormatError`, which names ``name``, for one this version cannot read."""
+    body = parse(data, name=name)
     try:
-        body = json.loads(data)
-        version = body["format_version"]
-        if version > FORMAT_VERSION:
-            raise FormatError(
-                f"{name} has format version {version}; this zcollectiond reads up to {FORMAT_VERSION}: use a newer one"
-            )
         return _decode(body, name)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise FormatError(f"{name} is not a record of a commit log: {error!r}") from error
+        raise FormatError(f"{name} is no record of a commit log: {error!r}") from error
 
 
 def _decode(body: Mapping[str, Any], name: str) -> Record:
-    common = {"transaction": body["transaction"], "time": _parse_time(body["time"])}
+    common = {"transaction": body["transaction"], "time": parse_time(body["time"])}
     match body["kind"]:
         case Creation.kind:
-            return Creation(**common, config=body["config"], immutable=body["immutable"])
+            return Creation(**common)
         case Grant.kind:
             return Grant(
                 **common,
@@ -196,9 +234,12 @@ def _decode(body: Mapping[str, Any], name: str) -> Record:
                 token=body["token"],
                 partitions={path: _change_from_json(change) for path, change in body["partitions"].items()},
                 granules=tuple(GranuleEntry.from_json(granule) for granule in body["granules"]),
-                removed=tuple(int(i) for i in body["removed"]),
+                removed=tuple(GranuleEntry.from_json(granule) for granule in body["removed"]),
                 lost=tuple(int(i) for i in body["lost"]),
                 published=body["published"],
+                operation=body["operation"],
+                dropped=tuple(body.get("dropped", ())),
+                config=body.get("config"),
             )
         case kind:
             raise FormatError(f"{name}: record kind {kind!r} is not known to this version; use a newer zcollectiond")
@@ -209,7 +250,7 @@ def _change_to_json(change: PartitionChange) -> dict[str, Any]:
         "rows": change.rows,
         "generation": change.generation,
         "axis": list(change.axis) if change.axis else None,
-        "flipped": _time(change.flipped) if change.flipped else None,
+        "flipped": time_text(change.flipped) if change.flipped else None,
     }
 
 
@@ -220,15 +261,15 @@ def _change_from_json(data: Mapping[str, Any]) -> PartitionChange:
         data["rows"],
         data["generation"],
         (axis[0], axis[1]) if axis else None,
-        _parse_time(flipped) if flipped else None,
+        parse_time(flipped) if flipped else None,
     )
 
 
-def _time(value: datetime) -> str:
+def time_text(value: datetime) -> str:
     return value.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-def _parse_time(text: str) -> datetime:
+def parse_time(text: str) -> datetime:
     time = datetime.fromisoformat(text)
     if time.tzinfo is None:
         raise ValueError(f"the time {text!r} has no time zone")

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection as Members
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from zcollection_engine.commits.records import Commit, Creation, Grant, PartitionChange, Record, Release, Renewal
+from zcollection_engine.commits.ledger import Ledger
+from zcollection_engine.commits.records import (
+    EVERYTHING,
+    Commit,
+    Creation,
+    Grant,
+    PartitionChange,
+    Record,
+    Release,
+    Renewal,
+)
 from zcollection_engine.errors import FormatError
-from zcollection_engine.identity import GranuleEntry
+
+#: Generations whose flips are remembered: a key space is used again after three.
+_FLIPS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +34,13 @@ class PartitionState:
     path
         Its place below the collection.
     commit
-        Number of the last commit that changed its arrays.
+        Number of the last commit that changed its arrays or their metadata; -1 if there never was one.
     rows, generation, axis
-        See `PartitionChange`.
+        See `PartitionChange`. A dropped partition has no rows and counts its generations on.
     flips
         By generation: a time, by the store's clock, at which it was known to be visible.
+    dropped
+        Number of the commit that last dropped it; -1 if none did.
     """
 
     path: str
@@ -34,10 +49,11 @@ class PartitionState:
     generation: int
     axis: tuple[Any, Any] | None
     flips: Mapping[int, datetime] = field(default_factory=dict)
+    dropped: int = -1
 
     def after(self, commit: int, change: PartitionChange) -> PartitionState:
         """The state after a further commit."""
-        flips = {g: t for g, t in self.flips.items() if g > change.generation - 4}
+        flips = {g: t for g, t in self.flips.items() if g > change.generation - _FLIPS}
         if change.flipped is not None:
             flips.setdefault(self.generation, change.flipped)
         return replace(
@@ -64,15 +80,29 @@ class HeldGrant:
 
 @dataclass
 class CollectionState:
-    """The fold of all records up to ``number``."""
+    """The fold of all records up to ``number``.
+
+    Attributes
+    ----------
+    creation
+        Record 0.
+    config, configured
+        Name of the configuration in force, and the number of the record that brought it.
+    checkpoint
+        Number of the checkpoint that the fold started from; -1 if it started from the first record.
+    held
+        By path (or `EVERYTHING`): who may write it.
+    published
+        Every commit up to this number is known to be published.
+    """
 
     number: int = -1
     creation: Creation | None = None
+    config: str = ""
+    configured: int = 0
+    checkpoint: int = -1
     partitions: dict[str, PartitionState] = field(default_factory=dict)
-    ledger: dict[int, GranuleEntry] = field(default_factory=dict)
-    latest: dict[tuple[str, str], int] = field(default_factory=dict)
-    removed: set[int] = field(default_factory=set)
-    members: dict[str, set[int]] = field(default_factory=dict)
+    ledger: Ledger = field(default_factory=Ledger)
     held: dict[str, HeldGrant] = field(default_factory=dict)
     last_commit: int = -1
     last_time: datetime | None = None
@@ -90,10 +120,9 @@ class CollectionState:
         self.number = number
         match record:
             case Creation():
-                self.creation = record
+                self.creation, self.config = record, record.transaction
             case Grant():
-                held = HeldGrant(number, record, number)
-                self.held.update(dict.fromkeys(record.partitions, held))
+                self._grant(HeldGrant(number, record, number))
             case Renewal():
                 self._renew(number, record.token)
             case Release():
@@ -102,11 +131,6 @@ class CollectionState:
                 self._release(record.token)
                 self._commit(number, record)
 
-    def owners(self, path: str) -> list[GranuleEntry]:
-        """Granules with a share in a partition, in ascending rank."""
-        entries = (self.ledger[i] for i in self.members.get(path, ()))
-        return sorted(entries, key=lambda entry: entry.rank)
-
     def partition(self, path: str) -> PartitionState:
         """A partition's state; one that never existed has no rows and no generation yet."""
         return self.partitions.get(path) or PartitionState(path, -1, 0, 0, None)
@@ -114,6 +138,24 @@ class CollectionState:
     def unpublished(self) -> list[PartitionState]:
         """Partitions whose last commit is not known to be published."""
         return [p for p in self.partitions.values() if p.commit > self.published]
+
+    def holders(self, paths: Members[str]) -> list[HeldGrant]:
+        """Grants that stand in the way of one for ``paths``, each once."""
+        all_of_it = EVERYTHING in paths
+        found = {h.token: h for path, h in self.held.items() if all_of_it or path == EVERYTHING or path in paths}
+        return list(found.values())
+
+    def holds(self, token: int, paths: Iterable[str]) -> bool:
+        """Tell whether a grant is still good for all of ``paths``."""
+        holders = (self.held.get(path) for path in paths)
+        return all(held is not None and held.token == token for held in holders)
+
+    def _grant(self, new: HeldGrant) -> None:
+        if EVERYTHING in new.grant.partitions:
+            self.held.clear()
+        else:
+            self.held.pop(EVERYTHING, None)
+        self.held.update(dict.fromkeys(new.grant.partitions, new))
 
     def _renew(self, number: int, token: int) -> None:
         for path, held in self.held.items():
@@ -124,20 +166,13 @@ class CollectionState:
         self.held = {path: held for path, held in self.held.items() if held.token != token}
 
     def _commit(self, number: int, commit: Commit) -> None:
-        for identity in commit.removed:
-            self._remove(identity)
-        for entry in commit.granules:
-            self.ledger[entry.id] = entry
-            self.latest[entry.identity.bucket, entry.identity.key] = entry.id
-            for path in entry.shares:
-                self.members.setdefault(path, set()).add(entry.id)
+        self.ledger.apply(number, commit)
+        if commit.config is not None:
+            self.config, self.configured = commit.config, number
+            self.partitions = {path: replace(p, commit=number) for path, p in self.partitions.items()}
         for path, change in commit.partitions.items():
             self.partitions[path] = self.partition(path).after(number, change)
+        for path in commit.dropped:
+            self.partitions[path] = replace(self.partitions[path], dropped=number)
         self.last_commit, self.last_time = number, commit.time
         self.published = max(self.published, commit.published)
-
-    def _remove(self, identity: int) -> None:
-        entry = self.ledger.pop(identity)
-        self.removed.add(identity)
-        for path in entry.shares:
-            self.members[path].discard(identity)

@@ -8,6 +8,7 @@ recurs although the same rows may be written twice. Source: RFC 8878, section 3.
 from __future__ import annotations
 
 import asyncio
+import math
 import struct
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -19,17 +20,32 @@ import zarr
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 
+from zcollection_engine.clock import Clock, SystemClock
 from zcollection_engine.errors import NotFoundError, PreconditionFailedError, ReadOnlyError, SnapshotExpiredError
 from zcollection_engine.stores.base import ObjectInfo, ObjectStore, StoredObject
 
-_MAGIC = 0x184D2A5E
+_FRAME_START = struct.pack("<II", 0x184D2A5E, 16)
+TOMBSTONE_SIZE = 24
 
 PARALLEL_REQUESTS = 16
 
 
 def attempt_frame(attempt: UUID) -> bytes:
     """The 24 bytes that mark a chunk as written by one attempt."""
-    return struct.pack("<II", _MAGIC, 16) + attempt.bytes
+    return _FRAME_START + attempt.bytes
+
+
+def tombstone(attempt: UUID) -> bytes:
+    """What garbage collection leaves of a chunk on a store that cannot delete conditionally.
+
+    A frame without content: no reader can take it for values, and its key stays guarded by an ETag.
+    """
+    return attempt_frame(attempt)
+
+
+def is_tombstone(chunk: bytes) -> bool:
+    """Tell whether a stored chunk is what garbage collection left."""
+    return len(chunk) == TOMBSTONE_SIZE and chunk.startswith(_FRAME_START)
 
 
 class ChunkWriter:
@@ -44,12 +60,25 @@ class ChunkWriter:
     check
         Raises `FencedError` when the grant was taken over. Called between learning an ETag and using it: in the other
         order a writer could learn the ETag of its successor's chunk and overwrite it.
+    check_every
+        Seconds after which a write calls it again, so that a long job that was fenced ends early.
     """
 
-    def __init__(self, objects: ObjectStore, attempt: UUID, check: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        objects: ObjectStore,
+        attempt: UUID,
+        check: Callable[[], None],
+        *,
+        check_every: float = math.inf,
+        clock: Clock | None = None,
+    ) -> None:
         self._objects = objects
         self._frame = attempt_frame(attempt)
-        self._check = check
+        self._granted = check
+        self._check_every = check_every
+        self._clock = clock or SystemClock()
+        self._checked = self._clock.monotonic()
         self._etags: dict[str, str] = {}
         self._lock = Lock()
 
@@ -70,6 +99,8 @@ class ChunkWriter:
             If the chunk is another one than the one observed.
         """
         data = chunk + self._frame
+        if self._clock.monotonic() - self._checked > self._check_every:
+            self._check()
         with self._lock:
             etag = self._etags.get(key)
         try:
@@ -82,6 +113,10 @@ class ChunkWriter:
             new = stored.info.etag
         with self._lock:
             self._etags[key] = new
+
+    def _check(self) -> None:
+        self._granted()
+        self._checked = self._clock.monotonic()
 
     def _create(self, key: str, data: bytes) -> str:
         try:
@@ -189,6 +224,11 @@ class ChunkStore(Store):
                 f"{self}: chunk {key} is gone; the partition was rewritten since it was opened: refresh and read again",
                 partition=self._prefix,
             ) from error
+        if is_tombstone(stored.data):
+            raise SnapshotExpiredError(
+                f"{self}: chunk {key} was collected as garbage since it was opened: refresh and read again",
+                partition=self._prefix,
+            )
         if self._guard is not None:
             self._guard(stored.info)
         return stored.data

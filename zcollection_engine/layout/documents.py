@@ -96,11 +96,16 @@ def array_document(schema: Schema, variable: Variable, version: Version) -> dict
 
 
 def commit_of(document: bytes) -> int:
-    """Number of the commit that a document was rendered for; -1 if it carries none."""
-    data = json.loads(document)
-    if data.get("node_type") == "array":
-        return int(data.get(EXTENSION, {}).get("commit", -1))
-    return int(data.get("attributes", {}).get(COMMIT_ATTRIBUTE, -1))
+    """Number of the commit that a document was rendered for; -1 if it carries none, or is damaged."""
+    try:
+        data = json.loads(document)
+        if data.get("node_type") == "array":
+            return int(data[EXTENSION]["commit"])
+        if data.get("node_type") == "group":
+            return int(data["attributes"][COMMIT_ATTRIBUTE])
+        return int(data["commit"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return -1
 
 
 def _groups(variables: tuple[Variable, ...]) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 SPACES = 3
 
 _ENCODINGS: tuple[tuple[str, str], ...] = (("default", "/"), ("default", "."), ("v2", "."))
+_NUMBER = re.compile(r"\d+")
 _PATTERNS = tuple(re.compile(p) for p in (r"c(/\d+)+", r"c(\.\d+)+", r"\d+(\.\d+)*"))
 
 
@@ -31,3 +32,15 @@ def chunk_key(generation: int, index: tuple[int, ...]) -> str:
 def is_in_space(generation: int, key: str) -> bool:
     """Tell whether ``key``, relative to its array, belongs to the space of ``generation``."""
     return _PATTERNS[generation % SPACES].fullmatch(key) is not None
+
+
+def is_chunk(key: str) -> bool:
+    """Tell whether ``key``, relative to its array, belongs to any space."""
+    return any(is_in_space(generation, key) for generation in range(SPACES))
+
+
+def parse(generation: int, key: str) -> tuple[int, ...] | None:
+    """Index of the chunk at ``key``, relative to its array; None if the key is not in the space of ``generation``."""
+    if not is_in_space(generation, key):
+        return None
+    return tuple(int(number) for number in _NUMBER.findall(key))

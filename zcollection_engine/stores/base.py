@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from zcollection_engine.errors import InvalidInputError
@@ -110,6 +110,9 @@ class ObjectStore(Protocol):
 
         None where it is free or just being taken, and where the store has no kernel. It takes nothing from `exclusive`.
         """
+
+    def sweep(self, older_than: timedelta) -> int:
+        """Remove what killed writers left and no listing shows, not written to for ``older_than``; count it."""
 
     def flush(self) -> None:
         """Return when everything this instance has written survives a loss of power."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import fsspec
@@ -129,6 +129,10 @@ class FilesystemStore:
 
     def holder(self, name: str) -> str | None:
         return None
+
+    def sweep(self, older_than: timedelta) -> int:
+        """Do nothing: what a file system leaves of a write that failed is its own affair."""
+        return 0
 
     def flush(self) -> None:
         """Do nothing: fsspec cannot tell what is durable."""

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from zcollection_engine.errors import InvalidInputError, NotFoundError, PreconditionFailedError
@@ -103,6 +103,10 @@ class MemoryStore:
 
     def holder(self, name: str) -> str | None:
         return None
+
+    def sweep(self, older_than: timedelta) -> int:
+        """Do nothing: objects appear whole, and nothing else is written."""
+        return 0
 
     def flush(self) -> None:
         """Do nothing: memory outlives no loss of power."""

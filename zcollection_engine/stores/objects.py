@@ -172,6 +172,10 @@ class CloudStore:
     def holder(self, name: str) -> str | None:
         return None
 
+    def sweep(self, older_than: timedelta) -> int:
+        """Do nothing: objects appear whole, and nothing else is written."""
+        return 0
+
     def flush(self) -> None:
         """Do nothing: an answered write is durable."""
 

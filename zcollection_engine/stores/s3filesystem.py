@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
 from functools import cached_property
 from typing import Any
 
@@ -121,6 +122,10 @@ class S3FilesystemStore:
 
     def holder(self, name: str) -> str | None:
         return None
+
+    def sweep(self, older_than: timedelta) -> int:
+        """Do nothing: objects appear whole, and nothing else is written."""
+        return 0
 
     def flush(self) -> None:
         """Do nothing: an answered write is durable."""

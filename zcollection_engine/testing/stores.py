@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
+from datetime import timedelta
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
@@ -73,6 +74,9 @@ class _Wrapper(ABC):
     def holder(self, name: str) -> str | None:
         """Pass the question on, neither counted nor disturbed: it goes to a kernel, not to a store."""
         return self._inner.holder(name)
+
+    def sweep(self, older_than: timedelta) -> int:
+        return self._inner.sweep(older_than)
 
     def flush(self) -> None:
         self._around("flush", "", self._inner.flush)

@@ -1,0 +1,127 @@
+"""The part of garbage collection that is about the log: old records and checkpoints, and what failed attempts left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+from zcollection_engine.commits.checkpoints import Checkpoints, checkpoint_number
+from zcollection_engine.commits.log import FOLDER, record_number
+from zcollection_engine.commits.pieces import LEDGER, run_parallel
+from zcollection_engine.commits.records import Commit, Grant
+from zcollection_engine.committing import Committer
+from zcollection_engine.config import CONFIGS
+from zcollection_engine.garbage import GarbageReport, GarbageRules
+from zcollection_engine.probing import FOLDER as PROBE
+from zcollection_engine.publication import STAGED
+from zcollection_engine.stores.base import ObjectInfo
+
+#: Records between two checkpoints that are kept to look back.
+_SPACING = 1000
+
+
+class LogCollector:
+    """Removes old records, checkpoints, tables, and what failed attempts left beside them.
+
+    Parameters
+    ----------
+    committer
+        Of the collection.
+    rules
+        What may go.
+    now
+        By the store's clock.
+    report
+        Counts what goes.
+    """
+
+    def __init__(self, committer: Committer, rules: GarbageRules, now: datetime, report: GarbageReport) -> None:
+        self._committer = committer
+        self._store = committer.store
+        self._checkpoints = Checkpoints(committer.store)
+        self._report = report
+        self._young = now - rules.min_age
+        self._reachable = now - max(rules.min_age, rules.retention)
+
+    def run(self) -> list[str]:
+        """Collect, and return the paths of partitions that the removed records granted but that never came to be."""
+        if not self._report.dry_run and self._committer.state.number > self._committer.state.checkpoint:
+            self._committer.checkpoint()
+        infos = list(self._store.list(FOLDER))
+        checkpoints = {n: i for i in infos if (n := checkpoint_number(i.key)) is not None}
+        records = {n: i for i in infos if (n := record_number(i.key)) is not None}
+        kept = self._kept(checkpoints)
+        floor = min(kept, default=0)
+        old = [n for n in sorted(records) if n < floor]
+        orphans = self._orphans(old)
+        self._remove("checkpoint", [i for n, i in checkpoints.items() if kept and n not in kept])
+        self._remove_in_order("record", [records[n] for n in old])
+        self._remove("table", self._unused_pieces(infos, kept))
+        self._remove("config", self._unused_configs(infos, kept, floor))
+        self._remove("staged", self._of_failed_creations(infos))
+        self._remove("probe", [i for i in infos if i.key.startswith(PROBE) and i.modified <= self._young])
+        return orphans
+
+    def _kept(self, checkpoints: dict[int, ObjectInfo]) -> list[int]:
+        """Checkpoints that stay: one that all reachable commits stand on, and some of those behind it."""
+        numbers = sorted(checkpoints)
+        tokens = [held.token for held in self._committer.state.held.values()]
+        limit = min(tokens, default=self._committer.state.number)
+        bases = [n for n in numbers if n <= limit and checkpoints[n].modified <= self._reachable]
+        behind = [n for n in numbers if not bases or n >= bases[-1]]
+        kept: list[int] = []
+        for number in behind:
+            if not kept or number - kept[-1] >= _SPACING or number in numbers[-2:]:
+                kept.append(number)
+        return kept
+
+    def _orphans(self, old: Sequence[int]) -> list[str]:
+        known = self._committer.state.partitions
+        found = [record for record in run_parallel(self._committer.log.read, old) if isinstance(record, Grant)]
+        return sorted({path for grant in found for path in grant.partitions if "=" in path} - known.keys())
+
+    def _unused_pieces(self, infos: Iterable[ObjectInfo], kept: Sequence[int]) -> list[ObjectInfo]:
+        references = run_parallel(self._checkpoints.references, kept)
+        used = {f"{LEDGER}{name}" for refs in references for name in refs.names}
+        return [i for i in infos if i.key.startswith(LEDGER) and i.key not in used and i.modified <= self._young]
+
+    def _unused_configs(self, infos: Iterable[ObjectInfo], kept: Sequence[int], floor: int) -> list[ObjectInfo]:
+        state = self._committer.state
+        in_progress = {held.grant.transaction for held in state.held.values()}
+        named = {state.config, *in_progress, *(self._checkpoints.load(number).config for number in kept)}
+        if state.creation is not None:
+            named.add(state.creation.transaction)
+        old = [
+            i
+            for i in infos
+            if i.key.startswith(CONFIGS) and i.modified <= self._young and _config_name(i.key) not in named
+        ]
+        if old:
+            records = self._committer.log.follow(floor - 1)
+            named |= {r.config for _, r in records if isinstance(r, Commit) and r.config is not None}
+        return [i for i in old if _config_name(i.key) not in named]
+
+    def _of_failed_creations(self, infos: Iterable[ObjectInfo]) -> list[ObjectInfo]:
+        creation = self._committer.state.creation
+        own = f"{STAGED}/{creation.transaction}/" if creation is not None else ""
+        return [
+            i
+            for i in infos
+            if i.key.startswith(f"{STAGED}/") and not i.key.startswith(own) and i.modified <= self._young
+        ]
+
+    def _remove(self, kind: str, infos: Sequence[ObjectInfo]) -> None:
+        self._report.add(kind, infos)
+        if not self._report.dry_run:
+            run_parallel(lambda info: self._store.delete(info.key), infos)
+
+    def _remove_in_order(self, kind: str, infos: Sequence[ObjectInfo]) -> None:
+        """Remove one after another: a record that is still there proves that none behind it is gone."""
+        self._report.add(kind, infos)
+        if not self._report.dry_run:
+            for info in infos:
+                self._store.delete(info.key)
+
+
+def _config_name(key: str) -> str:
+    return key.removeprefix(CONFIGS).removesuffix(".json")
