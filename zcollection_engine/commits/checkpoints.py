@@ -162,6 +162,7 @@ def _state_to_json(state: CollectionState) -> dict[str, Any]:
         "last_commit": state.last_commit,
         "last_time": time_text(state.last_time) if state.last_time else None,
         "published": state.published,
+        "lost": [str(identity) for identity in sorted(state.lost)],
         "held": [_held_to_json(grant, paths) for grant, paths in held.values()],
         "partitions": [_partition_to_json(p) for p in state.partitions.values()],
     }
@@ -177,6 +178,7 @@ def _state_from_json(body: Mapping[str, Any]) -> CollectionState:
         last_commit=body["last_commit"],
         last_time=parse_time(body["last_time"]) if body["last_time"] else None,
         published=body["published"],
+        lost={int(identity) for identity in body["lost"]},
         partitions={p.path: p for p in map(_partition_from_json, body["partitions"])},
     )
     for data in body["held"]:

@@ -92,6 +92,8 @@ class CollectionState:
         Number of the checkpoint that the fold started from; -1 if it started from the first record.
     held
         By path (or `EVERYTHING`): who may write it.
+    lost
+        Ids of granules that are in but lack rows: those should have come back, and their source was gone.
     published
         Every commit up to this number is known to be published.
     """
@@ -104,6 +106,7 @@ class CollectionState:
     partitions: dict[str, PartitionState] = field(default_factory=dict)
     ledger: Ledger = field(default_factory=Ledger)
     held: dict[str, HeldGrant] = field(default_factory=dict)
+    lost: set[int] = field(default_factory=set)
     last_commit: int = -1
     last_time: datetime | None = None
     published: int = -1
@@ -167,6 +170,8 @@ class CollectionState:
 
     def _commit(self, number: int, commit: Commit) -> None:
         self.ledger.apply(number, commit)
+        self.lost.difference_update(e.id for e in (*commit.removed, *commit.granules))
+        self.lost.update(commit.lost)
         if commit.config is not None:
             self.config, self.configured = commit.config, number
             self.partitions = {path: replace(p, commit=number) for path, p in self.partitions.items()}
