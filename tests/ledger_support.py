@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -75,20 +75,22 @@ class LedgerModel:
                 (e.identity, e.rank, e.shares[path]) for e in self.owners(path)
             ]
             assert ledger.count(path) == len(owners)
-        for identity, known in self.known.items():
+        for identity in self.known:
             expected = self.present.get(identity)
             found = ledger.get(identity)
             assert (identity in ledger) is (expected is not None)
             assert ledger.was_removed(identity) is (expected is None)
-            assert (found.identity, found.url, found.rank) == (
-                (expected.identity, expected.url, expected.rank) if expected else (None, None, None)
-            ) if found else expected is None
+            assert (
+                (found.identity, found.url, found.rank)
+                == ((expected.identity, expected.url, expected.rank) if expected else (None, None, None))
+                if found
+                else expected is None
+            )
             if found is not None:
                 assert ledger.living(found) == self.living(identity)
-            assert known.id == identity
         for key in (*KEYS, "never"):
-            latest, expected = ledger.latest("bucket", key), self.of_key(key)
-            assert (latest.id if latest else None) == (expected.id if expected else None)
+            latest, of_key = ledger.latest("bucket", key), self.of_key(key)
+            assert (latest.id if latest else None) == (of_key.id if of_key else None)
             assert ledger.latest("other", key) is None
         assert (ledger.get(7), 7 in ledger, ledger.was_removed(7)) == (None, False, False)
 
@@ -100,46 +102,53 @@ def change(state: CollectionState, path: str, rows: int) -> PartitionChange:
 
 def commit_of(step: Step, model: LedgerModel, state: CollectionState) -> Commit | None:
     """The commit that a step stands for; None if it does not fit what is in."""
+    kind, *arguments = step
+    dropped: tuple[str, ...] = ()
     removed: list[GranuleEntry] = []
     added: list[GranuleEntry] = []
-    dropped: tuple[str, ...] = ()
-    operation = "merge"
-    match step:
-        case ("add", batch):
-            for key, precedence, paths in {key: (key, *rest) for key, *rest in batch}.values():
-                new = entry(key, precedence, dict.fromkeys(sorted(paths), [1, 5]), etag=f"{precedence} {sorted(paths)}")
-                if new.id not in model.present:
-                    old = model.of_key(key)
-                    removed += [model.living(old.id)] if old else []
-                    added.append(new)
-        case ("take", number):
-            operation = "rollback"
-            if model.present:
-                removed.append(model.living(sorted(model.present)[number % len(model.present)]))
-        case ("back", number):
-            operation = "rollback"
-            gone = [model.known[i] for i in sorted(model.known) if i not in model.present]
-            if gone:
-                chosen = gone[number % len(gone)]
-                old = model.of_key(chosen.identity.key)
-                removed += [model.living(old.id)] if old else []
-                added.append(chosen)
-        case ("again", number, paths):
-            # A rollback takes a granule out and in again when its shares have changed.
-            operation = "rollback"
-            if model.present:
-                chosen = model.present[sorted(model.present)[number % len(model.present)]]
-                removed.append(model.living(chosen.id))
-                added.append(replace(chosen, shares={p: s for p, s in chosen.shares.items() if p in paths}))
-        case ("drop", paths):
-            operation, dropped = "drop", tuple(sorted(p for p in paths if p in state.partitions))
+    if kind == "add":
+        added = _new_versions(model, *arguments)
+        removed = _replaced(model, added)
+    elif kind == "take" and model.present:
+        removed = [model.living(_nth(model.present, *arguments))]
+    elif kind == "back" and model.known.keys() - model.present.keys():
+        added = [model.known[_nth(model.known.keys() - model.present.keys(), *arguments)]]
+        removed = _replaced(model, added)
+    elif kind == "again" and model.present:
+        # A rollback takes a granule out and in again when its shares have changed.
+        number, kept = arguments
+        chosen = model.present[_nth(model.present, number)]
+        removed = [model.living(chosen.id)]
+        added = [replace(chosen, shares={p: s for p, s in chosen.shares.items() if p in kept})]
+    elif kind == "drop":
+        dropped = tuple(sorted(p for p in arguments[0] if p in state.partitions))
     if not (removed or added or dropped):
         return None
     touched = {path for e in (*removed, *added) for path in e.shares}
     changes = {p: change(state, p, 1) for p in sorted(touched)} | {p: change(state, p, 0) for p in dropped}
     return Commit(
-        uuid.uuid4().hex, WHEN, 0, changes, tuple(added), tuple(removed), operation=operation, dropped=dropped
+        uuid.uuid4().hex, WHEN, 0, changes, tuple(added), tuple(removed), operation=OPERATIONS[kind], dropped=dropped
     )
+
+
+OPERATIONS = {"add": "merge", "take": "rollback", "back": "rollback", "again": "rollback", "drop": "drop"}
+
+
+def _nth(ids: Iterable[int], number: int) -> int:
+    found = sorted(ids)
+    return found[number % len(found)]
+
+
+def _new_versions(model: LedgerModel, batch: Sequence[tuple[str, int, set[str]]]) -> list[GranuleEntry]:
+    made = [
+        entry(key, precedence, {path: [1, 5] for path in sorted(paths)}, etag=f"{precedence} {sorted(paths)}")
+        for key, precedence, paths in batch
+    ]
+    return [e for e in {e.identity.key: e for e in made}.values() if e.id not in model.present]
+
+
+def _replaced(model: LedgerModel, added: Iterable[GranuleEntry]) -> list[GranuleEntry]:
+    return [model.living(old.id) for e in added if (old := model.of_key(e.identity.key)) is not None]
 
 
 paths = st.sets(st.sampled_from(PATHS), min_size=1)

@@ -84,6 +84,8 @@ class Amender:
         ------
         NotFoundError
             If a partition has no rows.
+        InvalidInputError
+            If none is named.
         BusyError
             If another writer holds one of them, or a reader may still need the key space it goes to.
         """
@@ -196,6 +198,8 @@ class Amender:
         for path in paths:
             if not state.partition(path).rows:
                 raise NotFoundError(f"{self._committer.store.url}: no partition {path!r}; partitions() lists them")
+        if not paths:
+            raise InvalidInputError("name the partitions to be dropped; partitions() lists them")
         chosen = tuple(sorted(set(paths)))
         return _Amendment(state.number, "drop", chosen, emptied=chosen, dropped=chosen)
 
@@ -215,24 +219,23 @@ class Amender:
         copies = {path: old for path, old in changed.items() if old.rows}
         for path, old in copies.items():
             _require_data(store.url, state.partition(path), old)
-        back = {
-            e.id for path in copies if state.partition(path).dropped > target.number for e in target.ledger.owners(path)
-        }
-        again = {identity for identity in back if identity in state.ledger}
-        removed = [entry for entry in map(state.ledger.get, {*net.granules, *again}) if entry is not None]
-        added = [entry for entry in map(target.ledger.get, {*net.removed, *back}) if entry is not None]
+        moved = set().union(*(_moved(path, state, target) for path in changed))
+        removed = [e for e in map(state.ledger.get, {*net.granules, *moved}) if e is not None]
+        added = [e for e in map(target.ledger.get, {*net.removed, *moved}) if e is not None]
         config = target.config if target.config != state.config else None
         if not (changed or removed or added or config):
             raise InvalidInputError(f"{store.url}: record {target.number} has the content of the last commit already")
-        shares = {path for entry in (*removed, *added) for path in entry.shares}
+        leaving = tuple(state.ledger.living(entry) for entry in removed)
+        coming = tuple(target.ledger.living(entry) for entry in added)
+        shares = {path for entry in (*leaving, *coming) for path in entry.shares}
         return _Amendment(
             state.number,
             "rollback",
             (EVERYTHING,) if config else tuple(sorted({*changed, *shares})),
             copies,
             tuple(path for path, old in changed.items() if not old.rows),
-            granules=tuple(added),
-            removed=tuple(state.ledger.living(entry) for entry in removed),
+            granules=coming,
+            removed=leaving,
             config=config,
         )
 
@@ -240,6 +243,11 @@ class Amender:
 def _same(partition: PartitionState, target: CollectionState) -> bool:
     old = target.partition(partition.path)
     return same_rows(partition if partition.rows else None, old if old.rows else None)
+
+
+def _moved(path: str, state: CollectionState, target: CollectionState) -> set[int]:
+    """Ids of granules with a share in a partition in one of two states only: they may be in all the same."""
+    return {e.id for e in state.ledger.owners(path)} ^ {e.id for e in target.ledger.owners(path)}
 
 
 def _require_data(url: str, now: PartitionState, old: PartitionState) -> None:

@@ -126,7 +126,7 @@ class Collection:
     def refresh(self) -> Self:
         """See what was committed since; returns the collection."""
         if self._committer is not None:
-            self._committer.refresh()
+            self._committer.catch_up()
             return self
         self._state = followed(self._state, self._store, self._clock)
         if self._state.config != self._ref.config:

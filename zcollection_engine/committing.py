@@ -110,6 +110,13 @@ class Committer:
             for number, record in self.log.follow(self.state.number):
                 self._apply(number, record)
 
+    def catch_up(self) -> None:
+        """The same, also if the log was trimmed beyond what this process knows of it."""
+        with self.lock:
+            self.refresh()
+            if not self.log.is_intact(self.state.number):
+                self.reload()
+
     def reload(self) -> None:
         """Open the log again: it was trimmed beyond what this process knows of it, or a newer checkpoint is there."""
         with self.lock:

@@ -95,7 +95,13 @@ class NetChange:
 
 
 def history(store: ObjectStore) -> Iterator[CommitInfo]:
-    """Yield the commits that the log still has, oldest first."""
+    """Yield the commits that the log still has, oldest first.
+
+    Raises
+    ------
+    SnapshotExpiredError
+        At its end, if the log lost some of them while it was read.
+    """
     log = CommitLog(store)
     oldest = 0 if log.is_intact(0) else min(Checkpoints(store).numbers(), default=0)
     owners: dict[int, str] = {}
@@ -104,6 +110,8 @@ def history(store: ObjectStore) -> Iterator[CommitInfo]:
             owners[number] = record.owner
         elif isinstance(record, Commit):
             yield _info(number, record, owners.get(record.token))
+    if not log.is_intact(oldest):
+        raise SnapshotExpiredError(f"{store.url}: the log was trimmed while it was read; read it again")
 
 
 def diff(store: ObjectStore, older: Moment, newer: Moment) -> Difference:

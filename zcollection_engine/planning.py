@@ -141,24 +141,26 @@ def _check_ids(state: CollectionState, offered: Iterable[GranuleEntry]) -> None:
 
 
 def _judge(state: CollectionState, offered: Sequence[GranuleEntry]) -> dict[int, Verdict]:
+    verdicts = {entry.id: _judge_alone(state, entry) for entry in offered}
     newest: dict[tuple[str, str], GranuleEntry] = {}
     for entry in offered:
         key = (entry.identity.bucket, entry.identity.key)
-        if key not in newest or newest[key].rank < entry.rank:
+        if verdicts[entry.id] is Verdict.COMMITTED and (key not in newest or newest[key].rank < entry.rank):
             newest[key] = entry
-    verdicts = {}
-    for entry in offered:
-        key = (entry.identity.bucket, entry.identity.key)
-        present = state.ledger.latest(*key)
-        if entry.id in state.ledger:
-            verdicts[entry.id] = Verdict.KNOWN
-        elif present is None and state.ledger.was_removed(entry.id):
-            verdicts[entry.id] = Verdict.WITHDRAWN
-        elif newest[key].id != entry.id or (present is not None and present.rank > entry.rank):
-            verdicts[entry.id] = Verdict.SUPERSEDED
-        else:
-            verdicts[entry.id] = Verdict.COMMITTED
-    return verdicts
+    taken = {entry.id for entry in newest.values()}
+    beaten = {i for i, verdict in verdicts.items() if verdict is Verdict.COMMITTED and i not in taken}
+    return verdicts | dict.fromkeys(beaten, Verdict.SUPERSEDED)
+
+
+def _judge_alone(state: CollectionState, entry: GranuleEntry) -> Verdict:
+    """What becomes of a granule if no other version of its object is offered with it."""
+    if entry.id in state.ledger:
+        return Verdict.KNOWN
+    present = state.ledger.latest(entry.identity.bucket, entry.identity.key)
+    if present is not None and present.rank > entry.rank:
+        return Verdict.SUPERSEDED
+    # A version leaves by itself only for one of a higher rank, so this one was rolled back.
+    return Verdict.WITHDRAWN if state.ledger.was_removed(entry.id) else Verdict.COMMITTED
 
 
 def _plan_partition(

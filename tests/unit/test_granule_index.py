@@ -45,7 +45,7 @@ def test_any_pieces_answer_as_the_latest_row_of_each_id(pieces: list[list[Row]],
         row = expected.get(identity)
         assert index.get(identity) == (IndexRow(row[2], row[3]) if row else None)
     for hashed in {row[1] for row in expected.values()} | {6}:
-        found = {identity: row for identity, row in index.with_key(hashed)}
+        found = dict(index.with_key(hashed))
         assert found == {i: IndexRow(r[2], r[3]) for i, r in expected.items() if r[1] == hashed}
 
 

@@ -117,7 +117,7 @@ def test_small_pieces_are_melted_into_what_is_new_and_the_great_ones_stay(store:
     pieces = Pieces(store)
     for name in ("a", "b", "c"):
         store.create(f"{LEDGER}{name}", packed({"format_version": 1, "partition": A, "granules": [], "gone": []}))
-    refs = (Piece("a", 100), Piece("b", 9), Piece("c", 4))
+    refs = (Piece("a", 100), Piece("b", 13), Piece("c", 4))
     assert [p.name for p in pieces.extend_table(A, refs, table(0), "w")] == ["a", "b", "c", "w"]
     assert [p.name for p in pieces.extend_table(A, refs, table(0, 1), "x")] == ["a", "b", "x"]
     # The last one is melted in, and with its rows the one before is small enough.

@@ -248,7 +248,9 @@ def test_a_transaction_that_lasts_gives_signs_of_life(store: S3LikeStore, clock:
     writer.commit_offers([offer_of(writer, heights([1]), "a")], executor)
     kinds = [record.kind for _, record in CommitLog(store).follow(-1)]
     assert kinds[:3] == ["create", "grant", "renew"]
-    assert kinds[-1] == "commit"
+    # A renewal on its way when the commit is made may come behind it; it revives nothing.
+    assert [kind for kind in kinds if kind != "renew"] == ["create", "grant", "commit"]
+    assert open_collection(store).state.held == {}
     assert engine_rows(store) == {DAY_16: [(1, 1)]}
 
 

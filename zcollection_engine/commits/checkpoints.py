@@ -7,7 +7,8 @@ its ledger exist before it does. It says nothing that the records up to its numb
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from zcollection_engine.commits import granule_index
@@ -65,18 +66,18 @@ class Checkpoints:
     def load(self, number: int) -> CollectionState:
         """Read a checkpoint; raises `NotFoundError`, `FormatError`."""
         body, name = self._body(number)
-        try:
+        with _reading(name):
             state = _state_from_json(body)
             refs = _refs_from_json(body)
-        except (KeyError, ValueError, TypeError, IndexError) as error:
-            raise FormatError(f"{name} is damaged: {error!r}") from error
         state.checkpoint = number
         state.ledger = Ledger(LedgerTables(self._pieces, refs))
         return state
 
     def references(self, number: int) -> LedgerRefs:
         """Where a checkpoint's granules are; raises `NotFoundError`, `FormatError`."""
-        return _refs_from_json(self._body(number)[0])
+        body, name = self._body(number)
+        with _reading(name):
+            return _refs_from_json(body)
 
     def write(self, state: CollectionState) -> None:
         """Write a checkpoint of a state, and let the state's ledger stand on it."""
@@ -135,6 +136,15 @@ class _Names:
     def next(self, suffix: str) -> str:
         self._count += 1
         return f"{self._stem}-{self._count}{suffix}"
+
+
+@contextmanager
+def _reading(name: str) -> Iterator[None]:
+    """Turn what a damaged document leads to into a `FormatError` that names it."""
+    try:
+        yield
+    except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
+        raise FormatError(f"{name} is damaged: {error!r}") from error
 
 
 def _index_rows(ledger: Ledger, paths: Sequence[str]) -> Rows:

@@ -9,7 +9,7 @@ from zcollection_engine.commits.checkpoints import Checkpoints
 from zcollection_engine.commits.log import CommitLog
 from zcollection_engine.commits.records import Commit, time_text
 from zcollection_engine.commits.state import CollectionState
-from zcollection_engine.errors import InvalidInputError, NotFoundError, SnapshotExpiredError
+from zcollection_engine.errors import FormatError, InvalidInputError, NotFoundError, SnapshotExpiredError
 from zcollection_engine.stores.base import ObjectStore
 
 #: A commit by its number, or the last one up to a time (with a time zone).
@@ -68,6 +68,8 @@ def load_state_at(store: ObjectStore, at: Moment, clock: Clock | None = None) ->
         If the record does not exist yet, the time is before the creation, or has no time zone.
     SnapshotExpiredError
         If the log does not reach back so far any more.
+    FormatError
+        If a newer version wrote it, or it is damaged.
     """
     if isinstance(at, datetime) and at.tzinfo is None:
         raise InvalidInputError(f"the time {at} has no time zone; add one, for example datetime(..., tzinfo=UTC)")
@@ -76,18 +78,41 @@ def load_state_at(store: ObjectStore, at: Moment, clock: Clock | None = None) ->
         raise InvalidInputError(f"{store.url}: there is no record {at}; the log ends with {head.number}")
     if head.creation is not None and isinstance(at, datetime) and at < head.creation.time:
         raise InvalidInputError(f"{store.url}: created at {time_text(head.creation.time)}, after {time_text(at)}")
-    state = _checkpoint_before(Checkpoints(store), at)
-    for number, record in CommitLog(store, clock).follow(state.number):
+    log, checkpoints = CommitLog(store, clock), Checkpoints(store)
+    was_without = False
+    while True:
+        try:
+            state = _checkpoint_before(checkpoints, at)
+        except NotFoundError:
+            continue  # collected while it was looked for; the next list is without it
+        first = state.number
+        if _fold_until(state, log, at):
+            return state
+        if log.is_intact(max(first, 0)):
+            if isinstance(at, int):
+                raise FormatError(
+                    f"{store.url}: record {state.number + 1} of the commit log is missing, later ones exist"
+                )
+            return state
+        # The log was trimmed beyond the record that the fold began with, after a later checkpoint had been made.
+        if first < 0 and was_without:
+            raise SnapshotExpiredError(
+                f"{store.url}: the log no longer reaches back to {at}; history() tells what it has", at=str(at)
+            )
+        was_without = first < 0
+
+
+def _fold_until(state: CollectionState, log: CommitLog, at: Moment) -> bool:
+    """Fold records up to a moment; False if they end before it."""
+    if state.number == at:
+        return True
+    for number, record in log.follow(state.number):
         if isinstance(at, datetime) and isinstance(record, Commit) and record.time > at:
-            break
+            return True
         state.apply(number, record)
         if number == at:
-            break
-    if state.number < 0 or (isinstance(at, int) and state.number < at):
-        raise SnapshotExpiredError(
-            f"{store.url}: the log no longer reaches back to {at}; history() tells what it has", at=str(at)
-        )
-    return state
+            return True
+    return False
 
 
 def _checkpoint_before(checkpoints: Checkpoints, at: Moment) -> CollectionState:
