@@ -1,8 +1,8 @@
 """The command line, ``zcollectiond``.
 
 Exit codes: 0 done; 2 the settings or the command line are wrong; 3 the daemon cannot start, cannot go on, there is
-nothing to report on, or a store is not fit; 1 all else: what is not foreseen, with its traceback, and a demonstration
-with a surprise.
+nothing to report on, a store is not fit, or a collection is damaged; 1 all else: what is not foreseen, with its
+traceback, and a demonstration with a surprise.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -51,6 +52,22 @@ EndpointUrl = Annotated[
     str | None, typer.Option("--endpoint-url", metavar="URL", help="S3 service, if it is not AWS itself.")
 ]
 Region = Annotated[str | None, typer.Option("--region", metavar="NAME", help="AWS region.")]
+CollectionUrl = Annotated[
+    str, typer.Argument(metavar="URL", help="Root of the collection: a path, s3:// or any fsspec URL.")
+]
+
+
+class Look(StrEnum):
+    """How closely chunks are looked at."""
+
+    NONE = "none"
+    PRESENT = "present"
+    DECODE = "decode"
+
+
+LookAtChunks = Annotated[
+    Look, typer.Option("--chunks", help="Not at all, whether they are there, or decode every one.")
+]
 
 _DEFAULT_CONFIG = Path("settings.toml")
 _DEMO_FOLDER = Path("demo")
@@ -136,7 +153,7 @@ def status(
 
 @app.command(short_help="Partitions and variables of a collection.")
 def inspect(
-    url: Annotated[str, typer.Argument(metavar="URL", help="Root of the collection: a path, s3:// or any fsspec URL.")],
+    url: CollectionUrl,
     as_json: AsJson = False,
     config: StorageConfig = None,
     endpoint_url: EndpointUrl = None,
@@ -189,6 +206,65 @@ def check(
             typer.echo(rendering.json_text(report.to_json()))
         else:
             checking.render(report, rendering.make_console())
+    raise typer.Exit(0 if report.ok else DaemonError.exit_code)
+
+
+@app.command(short_help="Whether a collection is what its commit log says.")
+def verify(
+    url: CollectionUrl,
+    *,
+    as_json: AsJson = False,
+    chunks: LookAtChunks = Look.DECODE,
+    config: StorageConfig = None,
+    endpoint_url: EndpointUrl = None,
+    region: Region = None,
+) -> None:
+    """Compare the commit log of a collection with its documents and its chunks.
+
+    Reads only, by default all data; a daemon may be at work. The exit code is 3 if there is a fault.
+
+    \b
+    Example:
+      zcollectiond verify s3://bucket/collections/s6a --chunks present
+    """
+    with _exit_codes():
+        from daemon import rendering, upkeep
+
+        report = upkeep.verify(_collection_url(url), _storage(config, endpoint_url, region), chunks=chunks.value)
+        if as_json:
+            typer.echo(rendering.json_text(report.to_json()))
+        else:
+            upkeep.render_verification(report, rendering.make_console())
+    raise typer.Exit(0 if report.ok else DaemonError.exit_code)
+
+
+@app.command(short_help="Undo what a crash or a damaged file left.")
+def repair(
+    url: CollectionUrl,
+    *,
+    as_json: AsJson = False,
+    chunks: LookAtChunks = Look.PRESENT,
+    config: StorageConfig = None,
+    endpoint_url: EndpointUrl = None,
+    region: Region = None,
+) -> None:
+    """Verify a collection, complete what a crash left undone, and write damaged documents again from the commit log.
+
+    Data that are gone cannot be made from anything: they are named, with the granules to read again, and the exit code
+    is 3. A daemon may be at work.
+
+    \b
+    Example:
+      zcollectiond repair s3://bucket/collections/s6a --chunks decode
+    """
+    with _exit_codes():
+        from daemon import rendering, upkeep
+
+        report = upkeep.repair(_collection_url(url), _storage(config, endpoint_url, region), chunks=chunks.value)
+        if as_json:
+            typer.echo(rendering.json_text(report.to_json()))
+        else:
+            upkeep.render_repair(report, rendering.make_console())
     raise typer.Exit(0 if report.ok else DaemonError.exit_code)
 
 
