@@ -74,17 +74,19 @@ def build(url: str, partitions: int, granules: int) -> None:
 def measure(url: str, mode: str, partitions: int, granules: int) -> dict[str, Any]:
     """Open the collection in this process, look granules up, and tell what it took."""
     store = CountingStore(PosixStore(url))
+    before = resident_mb()
     started = time.perf_counter()
     collection = open_collection(store, mode=mode, writer=WriterOptions(owner="benchmark"))  # type: ignore[arg-type]
     opened = time.perf_counter() - started
     requests, received = sum(store.requests.values()), store.bytes_received
     if len(collection.partitions()) != partitions or len(collection.state.ledger) < partitions * granules:
         raise SystemExit("the collection is not what was built")
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    memory = resident_mb()
     return {
         "open_s": opened,
         "requests": requests,
         "received_mb": received / 1e6,
+        "rss_before_mb": before,
         "rss_mb": memory,
         **look_up(collection, store, partitions, granules),
     }
@@ -112,8 +114,14 @@ def look_up(collection: Collection, store: CountingStore, partitions: int, granu
         "latest_s": latest,
         "known_us": each * 1e6,
         "lookup_requests": sum(store.requests.values()),
-        "rss_after_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "rss_after_mb": resident_mb(),
     }
+
+
+def resident_mb() -> float:
+    """Memory of this process now; its maximum would be the parent's."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 1e6
 
 
 def main() -> None:
