@@ -242,9 +242,13 @@ def _same(partition: PartitionState, target: CollectionState) -> bool:
     return same_rows(partition if partition.rows else None, old if old.rows else None)
 
 
+def can_go_back(now: PartitionState, old: PartitionState) -> bool:
+    """Tell whether a partition can get older rows again: the next generation must not go to their own key space."""
+    return now.generation + 1 - old.generation < keyspaces.SPACES
+
+
 def _require_data(url: str, now: PartitionState, old: PartitionState) -> None:
-    """The next generation must not go to the key space that holds the rows to be copied."""
-    if now.generation + 1 - old.generation >= keyspaces.SPACES:
+    if not can_go_back(now, old):
         raise SnapshotExpiredError(
             f"{url}: partition {old.path} was rewritten {now.generation - old.generation} times since; its old rows are"
             " gone",
