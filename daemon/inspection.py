@@ -14,6 +14,7 @@ from rich.table import Table
 from daemon.redaction import redact_text
 from daemon.rendering import iso, make_table, printable, short, styled
 from zcollection_engine.collection import Collection, Partition
+from zcollection_engine.commits.opening import Moment
 from zcollection_engine.errors import NotFoundError
 from zcollection_engine.jsonvalues import encode_fill_value, json_value
 from zcollection_engine.opening import open_collection
@@ -109,8 +110,8 @@ class Inspection:
         }
 
 
-def inspect(url: str, storage: StorageOptions) -> Inspection:
-    """Open a collection for reading and report what it holds.
+def inspect(url: str, storage: StorageOptions, *, at: Moment | None = None) -> Inspection:
+    """Open a collection for reading and report what it holds, or what it held at an older commit.
 
     Raises
     ------
@@ -120,9 +121,10 @@ def inspect(url: str, storage: StorageOptions) -> Inspection:
         If a newer version wrote it.
     StorageError
         If its store cannot be reached.
+    InvalidInputError, SnapshotExpiredError
+        If ``at`` was never there, or the log no longer reaches back to it.
     """
-    collection = open_collection(url, storage=storage)
-    return describe(collection)
+    return describe(open_collection(url, at=at, storage=storage))
 
 
 def describe(collection: Collection) -> Inspection:

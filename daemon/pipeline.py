@@ -18,15 +18,15 @@ from daemon.errors import SourceUnavailableError
 from daemon.failures import Failure, Kind, judge, spent
 from daemon.journal import Entry, Journal, State
 from daemon.logs import context
+from daemon.passed_over import newer_of_a_tie, passed_over
 from daemon.routing import Router
 from daemon.scheduler import PartitionScheduler
 from daemon.settings_sections import RetrySettings
 from daemon.settled import SettledDocuments
 from daemon.sources.base import Delivery, ObjectRef, Source
 from daemon.target import Target
-from zcollection_engine.collection import Collection
-from zcollection_engine.errors import EngineError, NotFoundError
-from zcollection_engine.identity import GranuleEntry, GranuleIdentity
+from zcollection_engine.errors import EngineError
+from zcollection_engine.identity import GranuleIdentity
 from zcollection_engine.planning import Verdict
 from zcollection_engine.transaction import Offer
 
@@ -253,12 +253,13 @@ class Pipeline:
         with context(partitions=sorted(entry.shares)):
             verdict, commit = await scheduler.merge(Offer(entry, reading))
             if verdict is Verdict.SUPERSEDED:
-                newer = await _newer_of_a_tie(target, collection, entry)
+                newer = await newer_of_a_tie(target, collection, entry)
                 if newer is not None:
                     verdict, commit = await scheduler.merge(Offer(newer, reading))
             self._identify(work, entry.identity)
-            if verdict is Verdict.SUPERSEDED:
-                await self._refuse(work, _superseded(entry))
+            refusal = passed_over(verdict, entry)
+            if refusal is not None:
+                await self._refuse(work, refusal)
                 return
             self._note(work, State.COMMITTED, "", "")
             _log.info("visible", commit=commit, rows=entry.rows, seconds=work.entry.latency)
@@ -319,28 +320,3 @@ class Pipeline:
 def _identity(ref: ObjectRef) -> str:
     """The journal's name for an object: the id of its identity, as far as the event told it."""
     return str(GranuleIdentity(ref.bucket, ref.key, ref.etag or "", ref.size or 0).id)
-
-
-async def _newer_of_a_tie(target: Target, collection: Collection, entry: GranuleEntry) -> GranuleEntry | None:
-    """Decide between two versions of a key that were written within the resolution of the store's clock.
-
-    S3 tells the time of an object to the second. The version that the store has now is the newer one; returns its entry
-    with a precedence just above the other's, or None if the other one is the newer.
-    """
-    identity = entry.identity
-    present = await asyncio.to_thread(collection.state.ledger.latest, identity.bucket, identity.key)
-    if present is None or present.precedence[:1] != entry.precedence[:1]:
-        return None
-    try:
-        is_current = await target.is_current(entry.url, identity.etag)
-    except NotFoundError:
-        return None  # neither is there any more: the one that is in stays
-    if not is_current:
-        return None
-    return replace(entry, precedence=(*present.precedence, 1))
-
-
-def _superseded(entry: GranuleEntry) -> Failure:
-    return Failure(
-        Kind.SKIP, "superseded", f"{entry.identity.key}: a newer version of this object is in the collection already"
-    )

@@ -44,6 +44,16 @@ def make_table(title: str, *columns: str, right: tuple[str, ...] = ()) -> Table:
     return table
 
 
+def print_table(table: Table, total: int, console: Console) -> None:
+    """Print a table below an empty line, and how many of ``total`` rows it left out; nothing if it has no rows."""
+    if not table.row_count:
+        return
+    console.print()
+    console.print(table)
+    if total > table.row_count:
+        console.print(f"  and {total - table.row_count:,} more: --json prints all")
+
+
 def printable(text: str) -> str:
     """Return a text as one line that cannot control a terminal: what is not printable becomes its escape."""
     line = " ".join(text.split())

@@ -250,9 +250,13 @@ def _moved(path: str, state: CollectionState, target: CollectionState) -> set[in
     return {e.id for e in state.ledger.owners(path)} ^ {e.id for e in target.ledger.owners(path)}
 
 
+def can_go_back(now: PartitionState, old: PartitionState) -> bool:
+    """Tell whether a partition can get older rows again: the next generation must not go to their own key space."""
+    return now.generation + 1 - old.generation < keyspaces.SPACES
+
+
 def _require_data(url: str, now: PartitionState, old: PartitionState) -> None:
-    """The next generation must not go to the key space that holds the rows to be copied."""
-    if now.generation + 1 - old.generation >= keyspaces.SPACES:
+    if not can_go_back(now, old):
         raise SnapshotExpiredError(
             f"{url}: partition {old.path} was rewritten {now.generation - old.generation} times since; its old rows are"
             " gone",

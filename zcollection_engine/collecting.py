@@ -13,24 +13,29 @@ import uuid
 from collections.abc import Sequence
 from datetime import datetime
 
+from zcollection_engine.clock import Clock
 from zcollection_engine.commits.grants import GrantCheck
+from zcollection_engine.commits.log import FOLDER
+from zcollection_engine.commits.opening import load_state
 from zcollection_engine.commits.pieces import run_parallel
 from zcollection_engine.commits.state import PartitionState
 from zcollection_engine.committing import Committer, Granted
+from zcollection_engine.config import CollectionRef, load_config
 from zcollection_engine.errors import BusyError, ConflictError, NotFoundError, PreconditionFailedError
 from zcollection_engine.garbage import GarbageReport, GarbageRules
 from zcollection_engine.layout.chunkstore import TOMBSTONE_SIZE, tombstone
 from zcollection_engine.layout.documents import Version
 from zcollection_engine.layout.inventory import PartitionInventory, Role
 from zcollection_engine.probing import FOLDER as PROBE
-from zcollection_engine.stores.base import ObjectInfo
+from zcollection_engine.stores.base import ObjectInfo, ObjectStore
+from zcollection_engine.transaction import WriterOptions
 from zcollection_engine.trimming import LogCollector
 
 #: Partitions under one grant, so that a collection of thousands does not fill the log.
 _BATCH = 64
 
 
-def collect_garbage(committer: Committer, rules: GarbageRules, *, dry_run: bool) -> GarbageReport:
+def collect_garbage(committer: Committer, rules: GarbageRules) -> GarbageReport:
     """Remove what nothing can reach any more.
 
     Parameters
@@ -39,32 +44,62 @@ def collect_garbage(committer: Committer, rules: GarbageRules, *, dry_run: bool)
         Of the collection.
     rules
         What may go.
-    dry_run
-        Only tell what would be removed.
 
     Raises
     ------
     StorageError
         If the storage failed; what was removed until then was garbage, so calling again is safe.
     """
-    report = GarbageReport(dry_run)
+    report = GarbageReport(dry_run=False)
     committer.refresh()
-    now = _store_time(committer)
-    orphans = LogCollector(committer, rules, now, report).run()
-    _ChunkCollector(committer, rules, now, report).run(orphans)
-    if not dry_run:
-        report.objects["part"] += committer.store.sweep(rules.min_age)
+    _collect(committer, rules, _store_time(committer.store), report)
+    report.objects["part"] += committer.store.sweep(rules.min_age)
     return report
 
 
-def _store_time(committer: Committer) -> datetime:
+def survey_garbage(
+    store: ObjectStore, ref: CollectionRef, rules: GarbageRules, *, options: WriterOptions, clock: Clock
+) -> GarbageReport:
+    """Tell what `collect_garbage` would remove now, hidden files of killed writers excepted; writes nothing.
+
+    Parameters
+    ----------
+    store, ref
+        The collection.
+    rules
+        What may go.
+    options
+        Of the writer that would remove it.
+    clock
+        The machine's; the time of the newest object of the log counts instead if it is later.
+
+    Raises
+    ------
+    StorageError
+        If the store cannot be read.
+    """
+    state = load_state(store, clock)
+    # It stands on a view of its own and follows nothing: a committer that meets a new configuration publishes it.
+    onlooker = Committer(store, ref, load_config(store, state.config).config, state, options=options, clock=clock)
+    report = GarbageReport(dry_run=True)
+    now = max([clock.now(), *(info.modified for info in store.list(FOLDER))])
+    _collect(onlooker, rules, now, report)
+    return report
+
+
+def _collect(committer: Committer, rules: GarbageRules, now: datetime, report: GarbageReport) -> None:
+    orphans = LogCollector(committer, rules, now, report).run()
+    _ChunkCollector(committer, rules, now, report).run(orphans)
+
+
+def _store_time(store: ObjectStore) -> datetime:
     """The time by the clock that stamps the objects."""
     key = f"{PROBE}{uuid.uuid4().hex}"
-    committer.store.create(key, b"")
+    store.create(key, b"")
     try:
-        return committer.store.head(key).modified
+        return store.head(key).modified
     finally:
-        committer.store.delete(key)
+        store.delete(key)
 
 
 class _ChunkCollector:
@@ -85,12 +120,14 @@ class _ChunkCollector:
         paths = sorted({*self._committer.state.partitions, *orphans})
         found = run_parallel(lambda path: self._candidates(self._committer.state.partition(path)), paths)
         self._report.foreign = self._foreign
-        wanted = [path for path, infos in zip(paths, found, strict=True) if infos]
+        wanted = {path: infos for path, infos in zip(paths, found, strict=True) if infos}
         if self._report.dry_run:
-            self._report.add("chunk", (info for infos in found for info in infos))
+            free = [path for path in wanted if self._is_free(path)]
+            self._report.add("chunk", (info for path in free for info in wanted[path]))
             return
-        for start in range(0, len(wanted), _BATCH):
-            self._collect(wanted[start : start + _BATCH])
+        chosen = list(wanted)
+        for start in range(0, len(chosen), _BATCH):
+            self._collect(chosen[start : start + _BATCH])
 
     def _collect(self, paths: Sequence[str]) -> None:
         granted = self._grant(paths)

@@ -12,7 +12,7 @@ import xarray as xr
 
 from zcollection_engine.amending import Amender
 from zcollection_engine.clock import Clock
-from zcollection_engine.collecting import collect_garbage
+from zcollection_engine.collecting import collect_garbage, survey_garbage
 from zcollection_engine.commits.opening import Moment, followed
 from zcollection_engine.commits.state import CollectionState, PartitionState
 from zcollection_engine.committing import Committer
@@ -25,7 +25,7 @@ from zcollection_engine.ingest import LocalExecutor, granule_from_dataset, prepa
 from zcollection_engine.reading import load_partitions
 from zcollection_engine.schema import Schema
 from zcollection_engine.stores.base import ObjectStore
-from zcollection_engine.transaction import Executor, Offer, Outcome
+from zcollection_engine.transaction import Executor, Offer, Outcome, WriterOptions
 from zcollection_engine.writer import Writer
 
 T = TypeVar("T")
@@ -281,11 +281,20 @@ class Collection:
         Parameters
         ----------
         dry_run
-            Only tell what would be removed.
+            Only tell what would be removed now: writes nothing, so a collection opened for reading will do.
         min_age, retention
             See `zcollection_engine.garbage.GarbageRules`.
+
+        Raises
+        ------
+        ReadOnlyError
+            If something shall be removed from a collection opened for reading.
         """
-        return collect_garbage(self._writing(), GarbageRules(min_age, retention), dry_run=dry_run)
+        rules = GarbageRules(min_age, retention)
+        if not dry_run:
+            return collect_garbage(self._writing(), rules)
+        options = self._committer.options if self._committer is not None else WriterOptions(owner="onlooker")
+        return survey_garbage(self._store, self.ref, rules, options=options, clock=self._clock)
 
     def checkpoint(self) -> None:
         """Write a checkpoint of the log now, so that opening the collection need not read the records before it."""

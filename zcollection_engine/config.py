@@ -126,10 +126,20 @@ def resolve_store(url: str, options: StorageOptions) -> ObjectStore:
     return open_store(url, options)
 
 
-@lru_cache(maxsize=64)
-def resolve_config(ref: CollectionRef) -> StoredConfig:
-    """Read the configuration a reference names, once in a process."""
-    return load_config(resolve_store(ref.url, ref.options), ref.config)
+#: Versions of configurations that this process has read, by their names, which are unique.
+_CONFIGS: dict[str, StoredConfig] = {}
+_MOST_CONFIGS = 64
+
+
+def resolve_config(ref: CollectionRef, store: ObjectStore | None = None) -> StoredConfig:
+    """Read the configuration a reference names, once in a process; through the collection's store if it is open."""
+    found = _CONFIGS.get(ref.config)
+    if found is None:
+        found = load_config(store or resolve_store(ref.url, ref.options), ref.config)
+        if len(_CONFIGS) >= _MOST_CONFIGS:
+            _CONFIGS.clear()
+        _CONFIGS[ref.config] = found
+    return found
 
 
 def config_bytes(config: CollectionConfig, commit: int) -> bytes:

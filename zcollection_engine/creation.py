@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Mapping
 
 from zcollection_engine.clock import Clock
+from zcollection_engine.commits.checkpoints import Checkpoints
 from zcollection_engine.commits.log import CommitLog, LogTrimmedError, NumberTakenError
 from zcollection_engine.commits.records import Creation
 from zcollection_engine.config import CollectionConfig, StoredConfig, store_config
@@ -18,6 +19,8 @@ from zcollection_engine.partitioning import DatePartitioning, Partitioning
 from zcollection_engine.publication import STAGED
 from zcollection_engine.schema import TIME_UNITS, Schema, Variable
 from zcollection_engine.stores.base import ObjectStore
+
+_PRESENT = "{}: there is a collection already; open it, or choose another URL"
 
 
 def create(store: ObjectStore, config: CollectionConfig, *, immutable: Granule | None, clock: Clock) -> Creation:
@@ -45,9 +48,15 @@ def create(store: ObjectStore, config: CollectionConfig, *, immutable: Granule |
     try:
         CommitLog(store, clock).append(0, creation)
     except (NumberTakenError, LogTrimmedError) as error:
-        raise ConflictError(f"{store.url}: there is a collection already; open it, or choose another URL") from error
+        raise ConflictError(_PRESENT.format(store.url)) from error
     store.flush()
     return creation
+
+
+def require_absent(store: ObjectStore) -> None:
+    """Raise `ConflictError` if there is a collection."""
+    if CommitLog(store).is_intact(0) or Checkpoints(store).numbers():
+        raise ConflictError(_PRESENT.format(store.url))
 
 
 def _check(config: CollectionConfig) -> None:

@@ -43,9 +43,10 @@ class GarbageReport:
         Whether nothing was removed.
     objects, size
         By kind ("chunk", "checkpoint", "record", "table", "config", "staged", "probe", "part"): number of objects, and
-        bytes.
+        bytes; those of the kind "part", which no listing shows, are counted only when removed, and without bytes.
     busy
-        Partitions that were left alone since another writer holds them, each with the reason.
+        Partitions with garbage that were left alone, or would be, since another writer holds them; each with the
+        reason.
     foreign
         Number of objects that are none of ours; they are never touched.
     """

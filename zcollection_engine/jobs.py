@@ -103,7 +103,7 @@ def run_job(job: PartitionJob, granules: Sequence[Granule], store: ObjectStore |
         If another writer took the partition over; nothing published was touched.
     """
     objects = store or resolve_store(job.collection.url, job.collection.options)
-    config = resolve_config(job.collection).config
+    config = resolve_config(job.collection, objects).config
     check = GrantCheck(CommitLog(objects), job.token, (job.partition,))
     with objects.exclusive(job.partition):
         writer = ChunkWriter(objects, UUID(job.attempt), check, check_every=job.seconds / 2)

@@ -10,7 +10,7 @@ from zcollection_engine.collection import Collection
 from zcollection_engine.commits.opening import Moment, load_state, load_state_at
 from zcollection_engine.committing import Committer
 from zcollection_engine.config import CollectionConfig, CollectionRef, load_config
-from zcollection_engine.creation import create
+from zcollection_engine.creation import create, require_absent
 from zcollection_engine.errors import InvalidInputError
 from zcollection_engine.granules.model import Granule
 from zcollection_engine.merging import Strategy, TimeSeries
@@ -58,6 +58,7 @@ def create_collection(
     """
     store = _store(url, storage)
     behaviour = writer or WriterOptions(owner=f"library-{uuid.uuid4().hex}")
+    require_absent(store)
     check_store(store, single_writer=behaviour.single_writer, probe=True)
     config = CollectionConfig(schema, partitioning, strategy or TimeSeries())
     create(store, config, immutable=immutable, clock=clock or SystemClock())

@@ -1,15 +1,19 @@
-"""An environment in which there is nothing but xarray and zarr."""
+"""An environment in which there is nothing but xarray and zarr; writing processes, and places for collections."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
 import sys
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.daemon_support import PROJECT
+from tests.engine_processes import Crew, Place
+from tests.servers import S3Server
 
 _LOCK = PROJECT / "requirements" / "ci.txt"
 _PACKAGES = ("xarray", "zarr")
@@ -31,3 +35,28 @@ def plain_python() -> Path:
         pytest.skip(f"{' and '.join(_PACKAGES)} cannot be installed from the registry: {done.stderr.strip()[-300:]}")
     made_for.write_text(lock, "utf-8")
     return python
+
+
+@pytest.fixture(scope="session")
+def crew(aws_environment: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crew]:
+    """Processes that wait for orders."""
+    found = Crew(tmp_path_factory.mktemp("crew"))
+    try:
+        yield found
+    finally:
+        found.dismiss()
+
+
+@pytest.fixture(scope="session")
+def seaweed_bucket(seaweed_server: S3Server) -> str:
+    """A bucket on SeaweedFS for many collections: making one takes its time."""
+    return seaweed_server.new_bucket()
+
+
+@pytest.fixture(params=["files", "seaweedfs"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """Where a new collection lies: local files, and a real object store."""
+    if request.param == "files":
+        return Place(str(tmp_path / "collection"))
+    server, bucket = (request.getfixturevalue(name) for name in ("seaweed_server", "seaweed_bucket"))
+    return Place(f"s3://{bucket}/{uuid.uuid4().hex}", server.endpoint_url)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import subprocess
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +15,7 @@ import pytest
 from tests import oracle
 from tests.daemon_support import Daemon, Product, running, watch, write_settings
 from tests.landing import Folder, Landed
+from tests.reader_processes import Reader, digest, reading
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(240)]
 
@@ -45,42 +43,13 @@ def granule(number: int, version: int) -> bytes:
     return bytes(file.close())
 
 
-@dataclass(frozen=True)
-class Reader:
-    """The plain reader's process, and what it printed."""
-
-    process: subprocess.Popen[str]
-    output: Path
-
-    def lines(self) -> list[dict[str, object]]:
-        return [json.loads(line) for line in self.output.read_text().splitlines() if line.endswith("}")]
-
-
-@contextmanager
-def reading(python: Path, folder: Path) -> Iterator[Reader]:
-    """Read the partition in another process for as long as the context lasts; see it end well."""
-    output, stop = folder / "reader.jsonl", folder / "stop"
-    script = Path(__file__).with_name("plain_reader.py")
-    command = [str(python), "-W", "error::RuntimeWarning", str(script), str(folder / "collection" / DAY), str(stop)]
-    with output.open("w") as out, (folder / "reader.err").open("w") as err:
-        process = subprocess.Popen(command, cwd=folder, stdout=out, stderr=err, text=True)
-    try:
-        yield Reader(process, output)
-        stop.touch()
-        code = process.wait(60)
-    finally:
-        process.kill()
-        process.wait()
-    assert code == 0, (folder / "reader.err").read_text()[-4000:]
-
-
 def digests(granules: Sequence[Landed]) -> dict[str, str]:
     """What a reader must find for a set of granules."""
     rows = oracle.expected(granules, SOURCE, "day")[DAY].rows
     assert (np.diff(rows["time"]) > 0).all()
     assert (rows["depth"] == -3 * rows["height"]).all()
     assert (rows["ku/ssha"] == 7 * rows["height"]).all()
-    return {name: hashlib.sha256(values.tobytes()).hexdigest()[:16] for name, values in rows.items()}
+    return {name: digest(values) for name, values in rows.items()}
 
 
 def deliver(daemon: Daemon, reader: Reader, incoming: Folder) -> list[dict[str, str]]:
@@ -113,7 +82,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory, plain_python: Path) -> Scene
         collections=[PRODUCT.collection("passes", "collection", reader_grace_seconds=2, chunk_rows=16)],
         dask={"workers": 1},
     )
-    with running(settings) as daemon, reading(plain_python, folder) as reader:
+    partition = str(folder / "collection" / DAY)
+    with running(settings) as daemon, reading(plain_python, partition, folder, kinds=("zarr", "tree")) as reader:
         states = deliver(daemon, reader, Folder(folder / "incoming"))
         daemon.stop()
     assert len(daemon.events("committed")) == len(DELIVERIES)

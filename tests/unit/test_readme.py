@@ -29,11 +29,11 @@ def block(heading: str, first: str) -> str:
     return "\n".join(found)
 
 
-def test_the_library_example_prints_what_it_says(tmp_path: Path) -> None:
-    code = block("The library alone", "import numpy as np")
+def run(code: str, folder: Path) -> str:
+    """What a program prints, warnings being errors."""
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
-        cwd=tmp_path,
+        cwd=folder,
         env={"PYTHONPATH": str(ROOT), "PATH": ""},
         capture_output=True,
         text=True,
@@ -41,11 +41,28 @@ def test_the_library_example_prints_what_it_says(tmp_path: Path) -> None:
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_library_example_prints_what_it_says(tmp_path: Path) -> None:
+    code = block("The library alone", "import numpy as np")
+    printed = run(code, tmp_path)
     said = re.search(r"print\(partition\.path, partition\.rows\) +# (.*)", code)
     assert said is not None
     for line in said[1].split(", "):
-        assert line in done.stdout.splitlines()
-    assert "(time: 100)" in done.stdout
+        assert line in printed.splitlines()
+    assert "(time: 100)" in printed
+
+
+def test_the_example_of_looking_back_ends_with_the_first_commits_rows(tmp_path: Path) -> None:
+    founded = block("The library alone", "import numpy as np")
+    looked = block("The library alone", 'collection = open_collection("ssh", mode="w")')
+    shown = """
+print([float(open_collection("ssh", at=n).load().ssh[1]) > 0 for n in (first, second)])
+print([p.path for p in open_collection("ssh").partitions()], float(open_collection("ssh").load().ssh[1]) > 0)
+"""
+    printed = run(founded + "\n" + looked + shown, tmp_path)
+    assert printed.splitlines()[-2:] == ["[True, False]", "['year=2026/month=01'] True"]
 
 
 def test_the_settings_example_is_complete(tmp_path: Path) -> None:

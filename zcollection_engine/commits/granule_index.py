@@ -82,6 +82,8 @@ class GranuleIndex:
 
     def __init__(self, pieces: Sequence[Rows]) -> None:
         self._rows = melt(pieces)
+        # A search in one column of an array of rows would copy the column each time.
+        self._ids = np.ascontiguousarray(self._rows["id"])
 
     def extended(self, rows: Rows) -> GranuleIndex:
         """The index with one more piece."""
@@ -89,8 +91,8 @@ class GranuleIndex:
 
     def get(self, identity: int) -> IndexRow | None:
         """What is known of a granule id."""
-        at = int(np.searchsorted(self._rows["id"], np.uint64(identity)))
-        if at == self._rows.size or int(self._rows["id"][at]) != identity:
+        at = int(np.searchsorted(self._ids, np.uint64(identity)))
+        if at == self._ids.size or int(self._ids[at]) != identity:
             return None
         row = self._rows[at]
         return IndexRow(int(row["home"]), Presence(int(row["state"])))

@@ -122,7 +122,7 @@ def _consolidated(group: Mapping[str, Any], nodes: Mapping[str, Any]) -> dict[st
 
 
 def _codecs(variable: Variable) -> list[dict[str, Any]]:
-    compress = {"name": "zstd", "configuration": {"level": ZSTD_LEVEL, "checksum": False}}
+    compress = {"name": "zstd", "configuration": {"level": ZSTD_LEVEL, "checksum": True}}
     if variable.is_text:
         return [{"name": "vlen-utf8"}, compress]
     if variable.numpy_dtype.itemsize == 1:

@@ -1,0 +1,1 @@
+"""Does what is stored agree with the commit log? `zcollection_engine.verification.verifying.verify` tells."""

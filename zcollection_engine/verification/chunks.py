@@ -1,0 +1,134 @@
+"""Is every chunk inside a shape there, and does it decode?"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+
+from zcollection_engine.errors import EngineError, NotFoundError, SnapshotExpiredError
+from zcollection_engine.layout import keyspaces
+from zcollection_engine.layout.chunkstore import ChunkStore, open_variable
+from zcollection_engine.layout.documents import Version
+from zcollection_engine.schema import Schema, Variable
+from zcollection_engine.stores.base import ObjectInfo, ObjectStore
+from zcollection_engine.verification.report import Code, Finding
+
+Values = npt.NDArray[Any]
+
+#: What zarr and its codecs raise for bytes that they cannot decode.
+_UNDECODABLE = (ArithmeticError, AssertionError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
+
+#: Bytes of the frame that ends every chunk; a chunk that is not longer holds nothing.
+_FRAME = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A chunk inside the shape of its array.
+
+    Attributes
+    ----------
+    variable
+        Its array.
+    index
+        Place in the chunk grid.
+    name
+        Key below the group.
+    region
+        Part of the array that it holds.
+    """
+
+    variable: Variable
+    index: tuple[int, ...]
+    name: str
+    region: tuple[slice, ...]
+
+
+def expected_chunks(schema: Schema, variable: Variable, version: Version) -> Iterator[Chunk]:
+    """Yield the chunks inside the shape of one array, the rows' order first."""
+    sizes = [version.rows if d == schema.dimension else schema.sizes[d] or 0 for d in variable.dimensions]
+    counts = [-(-size // step) for size, step in zip(sizes, variable.chunks, strict=True)]
+    for index in itertools.product(*map(range, counts)):
+        region = tuple(
+            slice(i * step, min((i + 1) * step, size))
+            for i, step, size in zip(index, variable.chunks, sizes, strict=True)
+        )
+        yield Chunk(variable, index, f"{variable.path}/{keyspaces.chunk_key(version.generation, index)}", region)
+
+
+class ChunkReader:
+    """Decodes the chunks of one group.
+
+    Parameters
+    ----------
+    store
+        The collection's store.
+    path
+        Of the group.
+    documents
+        Its metadata as the log says they are, by path in the group; what is stored is not looked at.
+    """
+
+    def __init__(self, store: ObjectStore, path: str, documents: Mapping[str, bytes]) -> None:
+        self._path = path
+        self._chunks = ChunkStore(store, path, documents)
+        self._arrays: dict[str, zarr.Array[Any]] = {}
+
+    def open(self, variables: Sequence[Variable]) -> None:
+        """Open arrays, before threads share this reader."""
+        self._arrays.update({v.path: open_variable(self._chunks, v.path) for v in variables})
+
+    def read(self, chunk: Chunk) -> Values | Finding:
+        """Return what the chunk holds inside the shape; it is decoded whole, to its full shape.
+
+        A finding tells that it is gone or cannot be decoded.
+        """
+        try:
+            return np.asarray(self._arrays[chunk.variable.path][chunk.region], dtype=chunk.variable.numpy_dtype)
+        except (NotFoundError, SnapshotExpiredError):
+            return missing(self._path, chunk)
+        except EngineError:
+            raise
+        except _UNDECODABLE as error:
+            return damaged(self._path, chunk, f"does not decode ({type(error).__name__}: {error})")
+
+    def whole(self, variable: Variable) -> Values:
+        """Return all of an opened array."""
+        return np.asarray(self._arrays[variable.path][...], dtype=variable.numpy_dtype)
+
+
+def missing(path: str, chunk: Chunk) -> Finding:
+    """A chunk inside the shape is not there."""
+    return _lost(Code.MISSING_CHUNK, path, chunk, "is gone")
+
+
+def damaged(path: str, chunk: Chunk, what: str) -> Finding:
+    """A chunk inside the shape cannot be read."""
+    return _lost(Code.DAMAGED_CHUNK, path, chunk, what)
+
+
+def _lost(code: Code, path: str, chunk: Chunk, what: str) -> Finding:
+    place = ", ".join(f"{s.start}:{s.stop}" for s in chunk.region)
+    return Finding(
+        code,
+        path,
+        f"{path}/{chunk.name}",
+        f"chunk {chunk.name} of {path} (values [{place}] of {chunk.variable.path}) {what}; put it back from a backup;"
+        " repair names the granules whose rows it held",
+    )
+
+
+def absent(path: str, chunks: Sequence[Chunk], listed: Mapping[str, ObjectInfo]) -> Iterator[Finding]:
+    """Yield findings for the chunks that a listing lacks, or shows as too short to hold anything."""
+    for chunk in chunks:
+        info = listed.get(f"{path}/{chunk.name}")
+        if info is None:
+            yield missing(path, chunk)
+        elif info.size <= _FRAME:
+            yield damaged(path, chunk, f"has only {info.size} bytes")

@@ -1,0 +1,193 @@
+"""Compare stored documents with what the log says they are."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from enum import Enum, auto
+from typing import Any
+
+from zcollection_engine.config import CollectionConfig
+from zcollection_engine.errors import FormatError
+from zcollection_engine.layout import keyspaces
+from zcollection_engine.layout.documents import COMMIT_ATTRIBUTE, DOCUMENT, Version, commit_of, dump, render
+from zcollection_engine.schema import Schema
+from zcollection_engine.verification.logview import CONFIG_KEY, LogView, PartitionView
+from zcollection_engine.verification.report import Code, Finding
+
+
+class Role(Enum):
+    """What a document is for."""
+
+    GROUP = auto()  # flips a partition
+    ARRAY = auto()  # one array, or a nested group of a partition
+    FIXED = auto()  # written once, the same whoever writes it
+    CONFIG = auto()  # the configuration as of a commit
+    ROOT = auto()  # the summary
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """A document as the log says it is.
+
+    Attributes
+    ----------
+    key, name
+        Its key below the collection; its path in the partition.
+    body
+        Its bytes.
+    version
+        What it was rendered for; None for one that does not change.
+    partition
+        Path, or empty.
+    published
+        Whether it is known that readers were shown this version.
+    required
+        Whether its absence is damage.
+    """
+
+    key: str
+    name: str
+    body: bytes
+    role: Role
+    version: Version | None
+    partition: str
+    published: bool
+    required: bool
+
+
+def of_partition(view: LogView, partition: PartitionView) -> tuple[list[Expected], list[Expected]]:
+    """Return the documents of a partition, the group's first; and those of the groups above it."""
+    path = partition.state.path
+    own: list[Expected] = []
+    above: list[Expected] = []
+    for key, body in view.partition_documents(partition.state).items():
+        if key.startswith(f"{path}/"):
+            name = key.removeprefix(f"{path}/")
+            role = Role.GROUP if name == DOCUMENT else Role.ARRAY
+            own.append(
+                Expected(key, name, body, role, partition.version, path, partition.published, partition.published)
+            )
+        else:
+            above.append(Expected(key, key, body, Role.FIXED, None, "", partition.published, partition.published))
+    return sorted(own, key=lambda e: (e.role is not Role.GROUP, e.key)), above
+
+
+def of_collection(view: LogView) -> list[Expected]:
+    """Return the documents that belong to no partition: configuration, immutable variables, root.
+
+    Configuration and root may lag behind partitions that are known to be published; they never are known to be.
+    """
+    begun = view.commit >= 0
+    config, root = Version(view.configured, 0, 0), Version(view.commit, 0, 0)
+    fixed = view.fixed_documents().items()
+    return [
+        Expected(CONFIG_KEY, CONFIG_KEY, view.config_document(), Role.CONFIG, config, "", False, begun),
+        *(Expected(key, key, body, Role.FIXED, None, "", begun, begun) for key, body in fixed),
+        Expected(DOCUMENT, DOCUMENT, view.root_document(), Role.ROOT, root, "", False, begun),
+    ]
+
+
+def required_if_shown(expected: Expected, group: bytes | None) -> Expected:
+    """An array's document is there whenever its partition's group is: the group of a new partition comes last."""
+    return replace(expected, required=expected.required or group is not None)
+
+
+def judge(schemas: Iterable[Schema], expected: Expected, found: bytes | None) -> Finding | None:
+    """Compare a stored document (None: there is none) with the expected one.
+
+    Parameters
+    ----------
+    schemas
+        All that the collection ever had, the present one first.
+    """
+    if found == expected.body:
+        return None
+    if found is None:
+        return _finding(expected, Code.MISSING if expected.required else Code.UNPUBLISHED, "it is not there")
+    shown = read_back(schemas, expected, found)
+    if expected.version is None or shown is None:
+        return _finding(expected, Code.DAMAGED, "its bytes are none that publication writes")
+    return _compare(expected, expected.version, shown)
+
+
+def _compare(expected: Expected, wanted: Version, shown: Version) -> Finding:
+    """Tell what it means that a whole document is another one than expected."""
+    commits = f"it shows commit {shown.commit}, the log says {wanted.commit}"
+    if shown.commit > wanted.commit:
+        return _finding(expected, Code.NEWER, commits)
+    if shown.commit == wanted.commit:
+        return _finding(expected, Code.CONFLICTING, "it shows the same commit with another content")
+    if expected.published:
+        return _finding(expected, Code.STALE, f"{commits}, which was published before")
+    same_space = (shown.generation - wanted.generation) % keyspaces.SPACES == 0
+    lagging = expected.role is Role.ARRAY and same_space
+    return _finding(expected, Code.LAGGING if lagging else Code.UNPUBLISHED, commits)
+
+
+def read_back(schemas: Iterable[Schema], expected: Expected, data: bytes) -> Version | None:
+    """Return what a document was rendered for, its generation modulo the key spaces; None if it is damaged.
+
+    It is rendered once more from what it says, and has to be the same byte for byte; a summary or a configuration need
+    only be readable.
+    """
+    try:
+        document = json.loads(data)
+        commit = commit_of(data)
+        if expected.role is Role.ROOT:
+            return _summary(document, commit, expected)
+        if expected.role is Role.CONFIG:
+            CollectionConfig.from_json(document, name=CONFIG_KEY)
+            return Version(commit, 0, 0)
+        rows = _rows(document)
+        coverage = {k: v for k, v in document["attributes"].items() if k.startswith("time_coverage_")}
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, FormatError):
+        return None
+    for schema, space in itertools.product(schemas, range(keyspaces.SPACES)):
+        version = Version(commit, space, rows)
+        if render(schema, version, coverage).get(expected.name) == data:
+            return version
+    return None
+
+
+def _summary(document: Any, commit: int, expected: Expected) -> Version | None:
+    """The root is newer than the log only if more than its commit's number says so."""
+    body = json.loads(expected.body)
+    attributes = {**document["attributes"], COMMIT_ATTRIBUTE: body["attributes"][COMMIT_ATTRIBUTE]}
+    whole = set(document) == set(body) and set(body["attributes"]) <= set(attributes) | _LATER
+    same = dump({**document, "attributes": attributes}) == dump(body)
+    current = expected.version is not None and commit == expected.version.commit
+    return None if not whole or same or current else Version(commit, 0, 0)
+
+
+#: Attributes of the root that come with the first commit.
+_LATER = frozenset({"zcollection_updated", "time_coverage_start", "time_coverage_end"})
+
+
+def _rows(document: Mapping[str, Any]) -> int:
+    """Rows that a partition's document shows."""
+    if document["node_type"] == "group":
+        nodes = document["consolidated_metadata"]["metadata"].values()
+        document = next((node for node in nodes if node["node_type"] == "array"), {})
+    rows = document["shape"][0]
+    if type(rows) is not int:
+        raise TypeError(f"{rows!r} is no number of rows")
+    return rows
+
+
+_ADVICE = {
+    Code.UNPUBLISHED: "the next writer publishes it, and so does repair",
+    Code.LAGGING: "readers of single arrays see fewer rows until the next writer, or repair, brings it up to date",
+    Code.MISSING: "repair writes it from the log",
+    Code.STALE: "repair writes it from the log",
+    Code.DAMAGED: "repair writes it from the log",
+    Code.CONFLICTING: "compare both with a backup; repair writes it only if other documents bear the log out",
+    Code.NEWER: "the log's end is lost, or an older copy of it was put back: restore the log before anything writes",
+}
+
+
+def _finding(expected: Expected, code: Code, what: str) -> Finding:
+    kind = "the configuration" if expected.key == CONFIG_KEY else "the document"
+    return Finding(code, expected.partition, expected.key, f"{kind} {expected.key}: {what}; {_ADVICE[code]}")
