@@ -42,7 +42,7 @@ class _Amendment:
         Partitions that lose their rows.
     dropped
         Those of them in which no granule has a share any more.
-    granules, removed
+    granules, removed, withdrawn
         See `Commit`.
     config, new_config
         The configuration to go back to, or one that is new.
@@ -56,6 +56,7 @@ class _Amendment:
     dropped: tuple[str, ...] = ()
     granules: tuple[GranuleEntry, ...] = ()
     removed: tuple[GranuleEntry, ...] = ()
+    withdrawn: tuple[GranuleEntry, ...] = ()
     config: str | None = None
     new_config: StoredConfig | None = None
 
@@ -171,6 +172,7 @@ class Amender:
             amendment.removed,
             operation=amendment.operation,
             dropped=amendment.dropped,
+            withdrawn=amendment.withdrawn,
             config=self._store_config(granted, amendment),
         )
 
@@ -236,6 +238,7 @@ class Amender:
             tuple(path for path, old in changed.items() if not old.rows),
             granules=coming,
             removed=leaving,
+            withdrawn=tuple(replace(e, shares={}) for i, e in net.passing.items() if i not in target.ledger),
             config=config,
         )
 

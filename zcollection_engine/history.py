@@ -71,10 +71,19 @@ class Difference:
 
 @dataclass
 class NetChange:
-    """What a run of records comes to: granules that came in, and those that left; each entry as its record tells it."""
+    """What a run of records comes to; each entry as its record tells it.
+
+    Attributes
+    ----------
+    granules, removed
+        Came in, and left.
+    passing
+        Everything that came in, also if it left again.
+    """
 
     granules: dict[int, GranuleEntry] = field(default_factory=dict)
     removed: dict[int, GranuleEntry] = field(default_factory=dict)
+    passing: dict[int, GranuleEntry] = field(default_factory=dict)
 
     @classmethod
     def of(cls, records: Iterable[Record]) -> NetChange:
@@ -90,6 +99,7 @@ class NetChange:
             if self.granules.pop(entry.id, None) is None:
                 self.removed[entry.id] = entry
         for entry in commit.granules:
+            self.passing[entry.id] = entry
             if self.removed.pop(entry.id, None) is None:
                 self.granules[entry.id] = entry
 

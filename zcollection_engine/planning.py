@@ -159,8 +159,7 @@ def _judge_alone(state: CollectionState, entry: GranuleEntry) -> Verdict:
     present = state.ledger.latest(entry.identity.bucket, entry.identity.key)
     if present is not None and present.rank > entry.rank:
         return Verdict.SUPERSEDED
-    # A version leaves by itself only for one of a higher rank, so this one was rolled back.
-    return Verdict.WITHDRAWN if state.ledger.was_removed(entry.id) else Verdict.COMMITTED
+    return Verdict.WITHDRAWN if state.ledger.was_withdrawn(entry.id) else Verdict.COMMITTED
 
 
 def _plan_partition(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -41,7 +42,7 @@ from zcollection_engine.partitioning import DatePartitioning
 from zcollection_engine.planning import Verdict
 from zcollection_engine.schema import PROVENANCE
 from zcollection_engine.testing.stores import Fault, FaultStore
-from zcollection_engine.transaction import Outcome, WriterOptions
+from zcollection_engine.transaction import Offer, Outcome, WriterOptions
 
 DAY = 86_400
 
@@ -637,3 +638,23 @@ def test_zarr_reads_new_attributes_with_and_without_consolidated_metadata(
     for consolidated in (True, False):
         group = zarr.open_group(folder, path=DAY_16, mode="r", use_consolidated=consolidated)
         assert group["height"].attrs["long_name"] == "h"
+
+
+def test_an_object_that_got_its_earlier_content_back_comes_in_again(collection: Collection) -> None:
+    first = offer_of(collection, heights(range(3)), "k", precedence=1)
+    collection.commit_offers([first])
+    deliver(collection, "k", 0, 1, 2, precedence=2, offset=50)
+    restored = Offer(replace(first.entry, precedence=(3,)), first.payload)
+    assert verdict(collection.commit_offers([restored])) is Verdict.COMMITTED
+    check(collection, {DAY_16: plus(0, 1, 2)})
+
+
+def test_a_version_that_came_and_was_replaced_since_stays_out_after_a_rollback(collection: Collection) -> None:
+    before = deliver(collection, "k", 0, 1, precedence=1).commit
+    assert before is not None
+    deliver(collection, "k", DAY, precedence=2)
+    deliver(collection, "k", DAY, precedence=3, offset=70)
+    collection.rollback(before)
+    for version in (2, 3):
+        assert verdict(deliver(collection, "k", DAY, precedence=version)) is Verdict.WITHDRAWN
+    check(collection, {DAY_16: plus(0, 1)})

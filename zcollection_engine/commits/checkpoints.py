@@ -150,7 +150,8 @@ def _reading(name: str) -> Iterator[None]:
 def _index_rows(ledger: Ledger, paths: Sequence[str]) -> Rows:
     """What is new in the index since the checkpoint before."""
     homes = {path: number for number, path in enumerate(paths)}
-    gone = [(entry, Presence.REMOVED) for identity, entry in ledger.left.items() if identity not in ledger.added]
+    outside = {i: e for i, e in {**ledger.withdrawn, **ledger.left}.items() if i not in ledger.added}
+    gone = [(e, Presence.WITHDRAWN if i in ledger.withdrawn else Presence.REMOVED) for i, e in outside.items()]
     here = [(entry, Presence.IN) for _, entry in ledger.added.values()]
     return granule_index.make_rows(
         (e.id, key_hash(e.identity.bucket, e.identity.key), homes.get(home_of(e), 0), presence)

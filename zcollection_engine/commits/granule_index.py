@@ -21,10 +21,11 @@ Rows = npt.NDArray[Any]
 
 
 class Presence(IntEnum):
-    """Whether a granule of the index is in."""
+    """Whether a granule of the index is in, was replaced by a newer version, or was rolled back."""
 
     IN = 0
     REMOVED = 1
+    WITHDRAWN = 2
 
 
 @dataclass(frozen=True, slots=True)

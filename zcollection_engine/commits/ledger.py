@@ -36,6 +36,9 @@ class LedgerBase(Protocol):
     def was_removed(self, identity: int) -> bool:
         """Whether a granule with this id was in and is no longer."""
 
+    def was_withdrawn(self, identity: int) -> bool:
+        """Whether a granule with this id is no longer in since it was rolled back."""
+
     def members(self, path: str) -> Iterator[Dated]:
         """Granules with a share in a partition; shares in other partitions may be left out."""
 
@@ -66,6 +69,9 @@ class EmptyBase:
     def was_removed(self, identity: int) -> bool:
         return False
 
+    def was_withdrawn(self, identity: int) -> bool:
+        return False
+
     def members(self, path: str) -> Iterator[Dated]:
         return iter(())
 
@@ -88,6 +94,7 @@ class Ledger:
         self.base: LedgerBase = EmptyBase() if base is None else base  # one without granules is false
         self._added: dict[int, Dated] = {}
         self._removed: dict[int, GranuleEntry] = {}
+        self._withdrawn: dict[int, GranuleEntry] = {}
         self._latest: dict[tuple[str, str], GranuleEntry | None] = {}
         self._members: dict[str, set[int]] = {}
         self._gone: dict[str, set[int]] = {}
@@ -117,6 +124,11 @@ class Ledger:
         """By id: what was taken out since the checkpoint, also if it came in again; with all shares that it had."""
         return self._removed
 
+    @property
+    def withdrawn(self) -> Mapping[int, GranuleEntry]:
+        """By id: what rollbacks since the checkpoint went back behind and is not in; without shares."""
+        return self._withdrawn
+
     def warm(self) -> None:
         """Read now what the first lookup of a granule would have to wait for."""
         self.base.is_in(0)
@@ -136,6 +148,13 @@ class Ledger:
     def was_removed(self, identity: int) -> bool:
         """Tell whether a granule was in and was taken out: replaced, or rolled back."""
         return identity not in self._added and (identity in self._removed or self.base.was_removed(identity))
+
+    def was_withdrawn(self, identity: int) -> bool:
+        """Tell whether a rollback went back behind a granule: it stays out when it is delivered again."""
+        if identity in self._withdrawn:
+            return True
+        is_settled = identity in self._added or identity in self._removed
+        return not is_settled and self.base.was_withdrawn(identity)
 
     def owners(self, path: str) -> list[GranuleEntry]:
         """Granules with a share in a partition, in ascending rank; their shares in others may be left out."""
@@ -159,6 +178,7 @@ class Ledger:
         """Take over what a commit says of granules."""
         for entry in commit.removed:
             self._remove(entry)
+        self._withdrawn.update((entry.id, entry) for entry in commit.withdrawn)
         for path in commit.dropped:
             self._dropped.add(path)
             self._members.pop(path, None)
@@ -171,6 +191,7 @@ class Ledger:
     def _add(self, number: int, entry: GranuleEntry) -> None:
         self._size += 1
         self._added[entry.id] = (number, entry)
+        self._withdrawn.pop(entry.id, None)
         self._latest[entry.identity.bucket, entry.identity.key] = entry
         for path in entry.shares:
             self._members.setdefault(path, set()).add(entry.id)

@@ -126,6 +126,9 @@ class Commit:
         Paths of partitions that lose all rows and all granules' shares; the granules themselves stay known.
     config
         Name of the configuration from now on; None while it stays.
+    withdrawn
+        Granules that a rollback went back behind, whether they were still in or not: they stay out when delivered
+        again. Entries without shares.
     lost
         Ids of granules whose rows should have come back but whose source is gone.
     published
@@ -144,6 +147,7 @@ class Commit:
     operation: str = "merge"
     dropped: tuple[str, ...] = ()
     config: str | None = None
+    withdrawn: tuple[GranuleEntry, ...] = ()
 
 
 Record = Creation | Grant | Renewal | Release | Commit
@@ -173,6 +177,8 @@ def encode(record: Record) -> bytes:
                 body["dropped"] = list(record.dropped)
             if record.config is not None:
                 body["config"] = record.config
+            if record.withdrawn:
+                body["withdrawn"] = [granule.to_json() for granule in record.withdrawn]
     return dump(body)
 
 
@@ -240,6 +246,7 @@ def _decode(body: Mapping[str, Any], name: str) -> Record:
                 operation=body["operation"],
                 dropped=tuple(body.get("dropped", ())),
                 config=body.get("config"),
+                withdrawn=tuple(GranuleEntry.from_json(granule) for granule in body.get("withdrawn", ())),
             )
         case kind:
             raise FormatError(f"{name}: record kind {kind!r} is not known to this version; use a newer zcollectiond")

@@ -69,7 +69,11 @@ class LedgerTables:
 
     def was_removed(self, identity: int) -> bool:
         found = self._load_index().get(identity)
-        return found is not None and found.presence is Presence.REMOVED
+        return found is not None and found.presence is not Presence.IN
+
+    def was_withdrawn(self, identity: int) -> bool:
+        found = self._load_index().get(identity)
+        return found is not None and found.presence is Presence.WITHDRAWN
 
     def members(self, path: str) -> Iterator[Dated]:
         ref = self.refs.tables.get(path)
