@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from daemon import app as application
-from daemon import checking, inspection, logs
+from daemon import checking, cli_shared, inspection, logs
 from daemon.cli import app
 from daemon.demo import command as demonstration
 from daemon.errors import DaemonError, SettingsError, StateInUseError
@@ -24,7 +26,7 @@ from daemon.journal import FILE, Entry, Journal, State
 from daemon.settings import Settings
 from tests.engine_support import DAY_16, heights, small_schema
 from tests.servers import S3Server
-from zcollection_engine import DatePartitioning, StorageOptions, create_collection
+from zcollection_engine import DatePartitioning, StorageOptions, create_collection, open_collection
 from zcollection_engine.errors import ConflictError, FormatError, NotFoundError, StorageError
 from zcollection_engine.stores.filesystem import FilesystemStore
 
@@ -49,6 +51,20 @@ match = ["S6A_*.nc"]
 axis = "time"
 partitioning = { by = "date", variable = "time", resolution = "day" }
 """
+
+COMMANDS = (
+    "run",
+    "status",
+    "inspect",
+    "history",
+    "diff",
+    "rollback",
+    "check",
+    "verify",
+    "repair",
+    "gc",
+    "demo",
+)
 
 Invoke = Callable[..., Result]
 
@@ -107,11 +123,11 @@ def python(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_help_names_every_command(invoke: Invoke) -> None:
     result = invoke("--help")
     assert result.exit_code == 0
-    for command in ("run", "status", "inspect", "check", "demo", "--version"):
+    for command in (*COMMANDS, "--version"):
         assert f"\n  {command}" in result.stdout
 
 
-@pytest.mark.parametrize("command", ["run", "status", "inspect", "check", "demo"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_a_command_has_an_example_that_can_be_copied(invoke: Invoke, command: str) -> None:
     result = invoke(command, "-h")
     assert result.exit_code == 0
@@ -134,6 +150,10 @@ def test_without_arguments_the_usage_is_shown(invoke: Invoke) -> None:
         ("inspect",),
         ("check",),
         ("check", "x", "--rounds", "0"),
+        ("diff", "x", "1"),
+        ("rollback", "x"),
+        ("history", "x", "--last", "0"),
+        ("gc",),
     ],
 )
 def test_a_wrong_command_line_is_a_usage_error(invoke: Invoke, arguments: tuple[str, ...]) -> None:
@@ -354,13 +374,38 @@ def test_inspect_reaches_s3_as_settings_and_options_say(
 ) -> None:
     asked: list[Any] = []
 
-    def refuse(url: str, storage: StorageOptions) -> None:
+    def refuse(url: str, storage: StorageOptions, *, at: object) -> None:
         asked.append((url, storage))
         raise NotFoundError("not here")
 
     monkeypatch.setattr(inspection, "inspect", refuse)
     assert invoke("inspect", "s3://bucket/s6a", *options).exit_code == 3
     assert asked == [("s3://bucket/s6a", expected)]
+
+
+def test_inspect_shows_what_was_there(invoke: Invoke, collection: str) -> None:
+    later = open_collection(collection, mode="w")
+    first = later.commit
+    later.insert(heights(range(5, 9)), granule="second")
+    rows = {at: json.loads(invoke("inspect", "s6a", "--json", *at).stdout)["rows"] for at in ((), ("--at", f"{first}"))}
+    assert rows == {(): 9, ("--at", f"{first}"): 5}
+    committed = next(commit.time for commit in later.history() if commit.number == first)
+    assert json.loads(invoke("inspect", "s6a", "--json", "--at", committed.isoformat()).stdout)["rows"] == 5
+
+
+@pytest.mark.parametrize(
+    ("at", "code", "words"),
+    [
+        ("99", 3, "there is no record 99; the log ends with 2"),
+        ("2001-01-01", 3, "after 2001-01-01T00:00:00.000000Z"),
+        ("yesterday", 2, "--at: 'yesterday' is no time; write ISO 8601"),
+    ],
+)
+def test_a_commit_that_never_was_is_an_error(invoke: Invoke, collection: str, at: str, code: int, words: str) -> None:
+    result = invoke("inspect", "s6a", "--at", at)
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert words in result.stderr
+    assert len(result.stderr.splitlines()) == 1
 
 
 @pytest.mark.integration
@@ -426,3 +471,66 @@ def test_demo_ends_with_the_code_of_the_demonstration(
     monkeypatch.setattr(demonstration, "demo", demonstrate)
     assert invoke("demo", *arguments).exit_code == code
     assert asked == [Path(folder)]
+
+
+# Values.
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("45s", timedelta(seconds=45)),
+        ("90m", timedelta(minutes=90)),
+        ("1.5h", timedelta(minutes=90)),
+        ("7D", timedelta(days=7)),
+        ("0s", timedelta(0)),
+    ],
+)
+def test_a_duration_is_a_number_and_a_unit(text: str, expected: timedelta) -> None:
+    assert cli_shared.duration("--min-age", text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "7", "h", "-1h", "1w", "1h30m", "inf d", "\u0663h", "9" * 30 + "d"])
+def test_what_is_no_duration_is_refused_with_the_option(text: str) -> None:
+    with pytest.raises(SettingsError, match=r"^--min-age: '"):
+        cli_shared.duration("--min-age", text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0", 0),
+        ("120", 120),
+        ("2026-01-31", datetime(2026, 1, 31, tzinfo=UTC)),
+        ("2026-01-31T12:30", datetime(2026, 1, 31, 12, 30, tzinfo=UTC)),
+        ("2026-01-31 12:30:00.5Z", datetime(2026, 1, 31, 12, 30, 0, 500_000, tzinfo=UTC)),
+        ("2026-01-31T12:30+02:00", datetime(2026, 1, 31, 10, 30, tzinfo=UTC)),
+    ],
+)
+def test_a_moment_is_a_number_or_a_time_in_utc(text: str, expected: object) -> None:
+    assert cli_shared.moment("TO", text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "-1", "\u0663", "2026-13-01", "noon"])
+def test_what_is_no_moment_is_refused_with_the_argument(text: str) -> None:
+    with pytest.raises(SettingsError, match=r"^TO: .* or the number of a commit"):
+        cli_shared.moment("TO", text)
+
+
+# Writers.
+
+
+def test_a_command_writes_as_the_settings_of_the_collection_say(invoke: Invoke, tmp_path: Path) -> None:
+    section = "reader_grace_seconds = 7\ngrant_ttl_seconds = 8\nsingle_writer = true\n"
+    (tmp_path / "settings.toml").write_text(SETTINGS.replace("axis =", f"{section}axis ="))
+    writer = cli_shared.place("out/s6a/", Path("settings.toml"), None, None).writer("gc")
+    assert writer.owner == f"gc-{gethostname()}-{os.getpid()}"
+    assert (writer.reader_grace, writer.grant_seconds, writer.single_writer) == (timedelta(seconds=7), 8, True)
+
+
+@pytest.mark.parametrize("config", [None, Path("settings.toml")])
+def test_a_collection_that_no_settings_have_gets_the_grace_that_readers_expect(
+    invoke: Invoke, config: Path | None
+) -> None:
+    writer = cli_shared.place("out/another", config, None, None).writer("gc")
+    assert (writer.reader_grace, writer.single_writer) == (timedelta(minutes=10), False)

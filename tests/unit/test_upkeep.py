@@ -1,4 +1,4 @@
-"""What verification and repair tell people and machines, and the commands that start them."""
+"""What verification, repair and garbage collection tell people and machines, and the commands that start them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,13 @@ from typer.testing import CliRunner, Result
 
 from daemon import upkeep
 from daemon.cli import app
-from tests.engine_support import DAY_16, DAY_17
+from tests.engine_support import DAY_16, DAY_17, small_schema
 from tests.verification_support import overwrite, settled
+from zcollection_engine import DatePartitioning, WriterOptions, create_collection, opening
+from zcollection_engine.commits.log import CommitLog
+from zcollection_engine.commits.opening import load_state
+from zcollection_engine.commits.records import Grant
+from zcollection_engine.stores.filesystem import FilesystemStore
 from zcollection_engine.stores.posix import PosixStore
 from zcollection_engine.verification.repairs import Action, LostChunk, OpenGrant, RepairReport, Source
 from zcollection_engine.verification.report import Chunks, Code, Counts, Finding, VerifyReport
@@ -157,3 +162,105 @@ def test_nothing_to_look_at_is_an_error(invoke: Invoke, command: str) -> None:
     assert result.exit_code == 3
     assert "there is no collection here" in result.stderr
     assert invoke(command, "nowhere", "--chunks", "some").exit_code == 2
+
+
+def test_repair_and_gc_write_to_a_store_without_conditions_only_on_the_operators_word(
+    invoke: Invoke, tmp_path: Path
+) -> None:
+    url = f"memory://{tmp_path.name}/s6a"
+    create_collection(
+        FilesystemStore(url),
+        small_schema(),
+        DatePartitioning("time", "day"),
+        writer=WriterOptions(owner="x", single_writer=True),
+    )
+    (tmp_path / "settings.toml").write_text(settings_for(url, "single_writer = true"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(opening, "open_store", lambda url, _: FilesystemStore(url))
+        for command in (("repair", url), ("gc", url, "--run")):
+            refused = invoke(*command)
+            assert refused.exit_code == 3
+            assert "single_writer = true" in refused.stderr
+            assert invoke(*command, "--config", "settings.toml").exit_code == 0
+        assert invoke("gc", url).exit_code == 0
+
+
+# gc
+
+
+def test_gc_only_tells_unless_it_shall_run(invoke: Invoke, store: PosixStore, tmp_path: Path) -> None:
+    (tmp_path / "settings.toml").write_text(settings_for(store.url, "reader_grace_seconds = 0"))
+    ages = ("--min-age", "0s", "--retention", "0s", "--config", "settings.toml")
+    store.create(f"{DAY_16}/notes.txt", b"mine")
+    before = files(tmp_path)
+    told = invoke("gc", "s6a", *ages, "--json")
+    assert (told.exit_code, told.stderr) == (0, "")
+    assert files(tmp_path) == before
+
+    found = json.loads(told.stdout)
+    assert (found["url"], found["dry_run"], found["foreign"], found["busy"]) == (store.url, True, 1, {})
+    assert (found["min_age"], found["retention"]) == (0, 0)
+    number, size = found["objects"]["chunk"], found["bytes"]["chunk"]
+    assert number > 10
+    line = f"{number:,} objects, {size:,} bytes"
+    assert invoke("gc", "s6a", *ages).stdout.endswith(f"{line}: --run removes them.\n")
+    assert files(tmp_path) == before
+
+    done = invoke("gc", "s6a", *ages, "--run")
+    assert done.exit_code == 0
+    assert done.stdout.endswith(f"{line} removed.\n")
+    assert json.loads(invoke("gc", "s6a", *ages, "--json").stdout)["objects"]["chunk"] == 0
+    assert invoke("gc", "s6a").stdout.endswith("No garbage.\n")
+    assert invoke("verify", "s6a").exit_code == 0
+    assert store.get(f"{DAY_16}/notes.txt").data == b"mine"
+
+
+def test_gc_leaves_what_readers_may_still_need(invoke: Invoke, store: PosixStore) -> None:
+    for extra in ((), ("--run",)):
+        result = invoke("gc", "s6a", "--min-age", "0s", "--retention", "0s", "--json", *extra)
+        found = json.loads(result.stdout)
+        assert found["retention"] == 600
+        assert found["objects"]["chunk"] == 0
+
+
+def test_gc_says_whom_it_left_alone(invoke: Invoke, store: PosixStore, tmp_path: Path) -> None:
+    (tmp_path / "settings.toml").write_text(settings_for(store.url, "reader_grace_seconds = 0"))
+    grant = Grant("t", datetime.now(UTC), "daemon-7", "session", 60.0, (DAY_16,))
+    CommitLog(store).append(load_state(store).number + 1, grant)
+    for extra in ((), ("--run",)):
+        result = invoke("gc", "s6a", "--min-age", "0s", "--retention", "0s", "-c", "settings.toml", *extra)
+        assert result.exit_code == 0
+        assert DAY_16 in result.stdout
+        assert "is held by 'daemon-7'" in result.stdout
+
+
+@pytest.mark.parametrize(("option", "value"), [("--min-age", "soon"), ("--retention", "-7d")])
+def test_gc_of_a_wrong_age_is_a_usage_error(invoke: Invoke, store: PosixStore, option: str, value: str) -> None:
+    result = invoke("gc", "s6a", option, value, "--run")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"{option}: {value!r} is no duration; ")
+
+
+def test_gc_of_nothing_is_an_error(invoke: Invoke) -> None:
+    for extra in ((), ("--run",)):
+        result = invoke("gc", "nowhere", *extra)
+        assert result.exit_code == 3
+        assert "there is no collection here" in result.stderr
+
+
+def settings_for(url: str, line: str) -> str:
+    """Settings that have a collection."""
+    return f"""
+        [[collections]]
+        name = "s6a"
+        url = "{url}"
+        match = ["*.nc"]
+        axis = "time"
+        partitioning = {{ by = "date", variable = "time", resolution = "day" }}
+        {line}
+    """
+
+
+def files(folder: Path) -> dict[str, tuple[int, int]]:
+    """Size and time of everything below a folder."""
+    return {str(p): (p.stat().st_size, p.stat().st_mtime_ns) for p in folder.rglob("*")}
