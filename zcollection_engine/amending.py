@@ -12,7 +12,7 @@ from zcollection_engine.commits.records import EVERYTHING, Commit, PartitionChan
 from zcollection_engine.commits.state import CollectionState, PartitionState
 from zcollection_engine.committing import Committer, Granted
 from zcollection_engine.config import StoredConfig, load_config, store_config
-from zcollection_engine.errors import ConflictError, InvalidInputError, NotFoundError, SnapshotExpiredError
+from zcollection_engine.errors import ConflictError, FencedError, InvalidInputError, NotFoundError, SnapshotExpiredError
 from zcollection_engine.history import NetChange, records_between, same_rows
 from zcollection_engine.identity import GranuleEntry
 from zcollection_engine.jobs import PartitionJob
@@ -142,10 +142,7 @@ class Amender:
             if granted is None:
                 continue
             try:
-                with committer.holding(granted):
-                    committer.prepare(granted, rewritten)
-                    draft = self._draft(granted, amendment, executor)
-                    number = committer.commit(granted, draft)
+                number = self._commit(granted, amendment, executor)
             except ConflictError as error:
                 defeats += 1
                 if defeats == _DEFEATS:
@@ -156,6 +153,13 @@ class Amender:
             committer.publish(changed, arrays=True)
             committer.checkpoint_if_due()
             return number
+
+    def _commit(self, granted: Granted, amendment: _Amendment, executor: Executor | None) -> int:
+        committer = self._committer
+        with committer.holding(granted):
+            committer.prepare(granted, {*amendment.copies, *amendment.emptied})
+            draft = self._draft(granted, amendment, executor)
+            return committer.commit(granted, draft, lambda: self._require_granules(draft))
 
     def _draft(self, granted: Granted, amendment: _Amendment, executor: Executor | None) -> Commit:
         jobs = [self._copy_job(granted, source) for source in amendment.copies.values()]
@@ -181,6 +185,18 @@ class Amender:
             return amendment.config
         store_config(self._committer.store, granted.transaction, amendment.new_config)
         return granted.transaction
+
+    def _require_granules(self, draft: Commit) -> None:
+        """Raise `FencedError` if another writer took out what is to go, or brought in a version of what is to come.
+
+        The grant does not keep others from it where a granule has a share in no partition that was granted.
+        """
+        ledger = self._committer.state.ledger
+        leaving = {entry.id for entry in draft.removed}
+        present = (ledger.latest(e.identity.bucket, e.identity.key) for e in draft.granules)
+        unexpected = {entry.id for entry in present if entry is not None} - leaving
+        if unexpected or not all(identity in ledger for identity in leaving):
+            raise FencedError(f"{self._committer.store.url}: another writer changed the same granules; planning again")
 
     def _copy_job(self, granted: Granted, source: PartitionState) -> PartitionJob:
         return PartitionJob(

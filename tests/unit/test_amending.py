@@ -658,3 +658,24 @@ def test_a_version_that_came_and_was_replaced_since_stays_out_after_a_rollback(c
     for version in (2, 3):
         assert verdict(deliver(collection, "k", DAY, precedence=version)) is Verdict.WITHDRAWN
     check(collection, {DAY_16: plus(0, 1)})
+
+
+def test_a_rollback_of_granules_without_shares_gives_way_to_a_newer_version_that_comes_meanwhile(
+    store: S3LikeStore, clock: FakeClock
+) -> None:
+    create_collection(store, small_schema(), DatePartitioning("time", "day"), clock=clock)
+    other = open_collection(store, mode="w", clock=clock)
+
+    def deliver_again(_method: str, _key: str) -> None:
+        deliver(other, "k", DAY, precedence=2)
+
+    # Granule, drop, and the grant of the rollback: two records each for the first two, then 5; its commit would be 6.
+    disturbed = FaultStore(store, [Fault("create", record_key(6), before=deliver_again)])
+    collection = open_collection(disturbed, mode="w", clock=clock)
+    deliver(collection, "k", 0)
+    collection.drop_partitions([DAY_16])
+    collection.rollback(0)
+    assert not disturbed.untriggered
+    check(collection, {})
+    for version in (1, 2):
+        assert verdict(deliver(collection, "k", 0, precedence=version)) is Verdict.WITHDRAWN
