@@ -27,6 +27,12 @@ test: $(INSTALLED) ## the whole test suite
 test-fast: $(INSTALLED) ## the tests that start no server and no program
 	@$(BIN)/pytest -m '$(FAST)' $(ARGS)
 
+.PHONY: explore
+explore: N ?= 5000
+explore: SEED ?= 0
+explore: $(INSTALLED) ## the engine under N random schedules from SEED on, on all cores (minutes)
+	@$(BIN)/python -m tests.exploration $(N) --seed $(SEED) $(ARGS)
+
 lint: $(INSTALLED) ## style, types and import contracts
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check

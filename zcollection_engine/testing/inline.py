@@ -22,7 +22,8 @@ from unittest import mock
 import zarr.core.common
 import zarr.core.sync
 
-from zcollection_engine.testing.schedule import Schedule, Task, current_task
+from zcollection_engine.clock import SystemClock
+from zcollection_engine.testing.schedule import Schedule, Task, VirtualClock, current_task
 
 _T = TypeVar("_T")
 _ENGINE = "zcollection_engine."
@@ -33,7 +34,7 @@ _TOOLS = "zcollection_engine.testing."
 def tasks_for_threads() -> Iterator[None]:
     """Patch the engine's and zarr's modules that are loaded; outside of a task everything is as it was, but in line."""
     with contextlib.ExitStack() as stack:
-        for holder, name, new in [*_in_engine(), *_in_zarr(), (asyncio, "to_thread", _call), (uuid, "uuid4", _uuid4)]:
+        for holder, name, new in [*_in_engine(), *_in_zarr(), *_in_time(), (asyncio, "to_thread", _call)]:
             stack.enter_context(mock.patch.object(holder, name, new))
         stack.callback(_close_loops)
         yield
@@ -54,6 +55,7 @@ def _in_engine() -> Iterator[tuple[Any, str, Any]]:
     new = {
         "ThreadPoolExecutor": (concurrent.futures.ThreadPoolExecutor, TaskPool),
         "threading": (threading, _Threading()),
+        "uuid": (uuid, _Uuid()),
         "Lock": (threading.Lock, TaskLock),
         "RLock": (threading.RLock, TaskLock),
     }
@@ -71,6 +73,21 @@ def _in_zarr() -> Iterator[tuple[Any, str, Any]]:
             yield module, "sync", _run_here
         if getattr(module, "concurrent_map", None) is zarr.core.common.concurrent_map:
             yield module, "concurrent_map", _one_by_one
+
+
+def _in_time() -> Iterator[tuple[Any, str, Any]]:
+    """A clock that the engine makes itself tells virtual time, too."""
+
+    def virtual(name: str) -> Callable[..., Any]:
+        real = getattr(SystemClock, name)
+
+        def call(self: SystemClock, *args: Any) -> Any:
+            task = current_task()
+            return real(self, *args) if task is None else getattr(VirtualClock(task.schedule), name)(*args)
+
+        return call
+
+    return ((SystemClock, name, virtual(name)) for name in ("now", "monotonic", "sleep"))
 
 
 def _modules(prefix: str) -> list[Any]:
@@ -115,16 +132,6 @@ def _leave_behind(task: Task, function: Callable[..., Awaitable[Any]], left: Seq
 
     if left:
         task.schedule.spawn(task.process, f"{task.name}+", finish)
-
-
-_uuid4_of_the_system = uuid.uuid4
-
-
-def _uuid4() -> uuid.UUID:
-    task = current_task()
-    if task is None:
-        return _uuid4_of_the_system()
-    return uuid.UUID(int=task.schedule.identifiers.getrandbits(128), version=4)
 
 
 _loops: list[asyncio.AbstractEventLoop] = []
@@ -332,6 +339,17 @@ class _Threading:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(threading, name)
+
+
+class _Uuid:
+    """The module ``uuid`` with identifiers that follow from a schedule's seed."""
+
+    def uuid4(self) -> uuid.UUID:
+        task = current_task()
+        return uuid.uuid4() if task is None else uuid.UUID(int=task.schedule.identifiers.getrandbits(128), version=4)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(uuid, name)
 
 
 def _wake(waiting: list[Task]) -> None:

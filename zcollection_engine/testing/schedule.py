@@ -22,6 +22,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+from zcollection_engine.testing.processes import Disturbances, Process, Step
+
 #: When virtual time begins.
 START = datetime(2024, 1, 1, tzinfo=UTC)
 
@@ -35,55 +37,6 @@ class Killed(BaseException):
 
 class ScheduleError(AssertionError):
     """A schedule ended badly; says with which seed, and what happened last."""
-
-
-@dataclass(frozen=True)
-class Disturbances:
-    """What may happen to a process at a switch point.
-
-    Attributes
-    ----------
-    pause, death
-        Probabilities at each switch point.
-    slow, failed, lost
-        Probabilities for each operation: to take as long as a pause, to fail undone, to fail although it was done.
-    longest
-        Of a pause, seconds.
-    deaths
-        How many processes may die.
-    latency
-        Mean duration of an operation, seconds.
-    """
-
-    pause: float = 0.0
-    death: float = 0.0
-    slow: float = 0.0
-    failed: float = 0.0
-    lost: float = 0.0
-    longest: float = 30.0
-    deaths: int = 0
-    latency: float = 0.1
-
-
-@dataclass(eq=False)
-class Process:
-    """What is paused and dies as a whole.
-
-    Attributes
-    ----------
-    skew
-        Its wall clock's error, seconds.
-    steady
-        It is neither paused nor killed, and its operations do not fail.
-    resumes
-        Virtual time before which it stands still.
-    """
-
-    name: str
-    skew: float = 0.0
-    steady: bool = False
-    resumes: float = 0.0
-    dead: bool = False
 
 
 def _closed() -> threading.Lock:
@@ -105,21 +58,6 @@ class Task:
     waiting: list[Task] = field(default_factory=list)
     gate: threading.Lock = field(default_factory=_closed)
     thread: threading.Thread = field(init=False)
-
-
-@dataclass(frozen=True)
-class Step:
-    """One operation, as it is kept in the trace."""
-
-    number: int
-    time: float
-    task: str
-    method: str
-    key: str
-    outcome: str
-
-    def __str__(self) -> str:
-        return f"{self.number:6d} {self.time:9.3f} s  {self.task:14s} {self.method:9s} {self.key}  {self.outcome}"
 
 
 _TASKS: dict[int, Task] = {}
@@ -167,13 +105,14 @@ class Schedule:
     ) -> None:
         self.seed = seed
         self.random = random.Random(seed)  # noqa: S311 - repeatable, no secret
-        self.identifiers = random.Random(seed)  # noqa: S311 - of their own: libraries, too, draw them, now and then
+        self.identifiers = random.Random(seed)  # noqa: S311 - the same
         self.disturbances = disturbances or Disturbances()
         self.now = 0.0
         self.steps = 0
         self.deaths = 0
         self.trace: list[Step] = []
         self.failure: str | None = None
+        #: Called when a process died or is presumed dead.
         self.on_death: Callable[[Process], None] = lambda _: None
         self._patience = patience
         self._max_steps = max_steps
@@ -327,11 +266,16 @@ class Schedule:
             return
         if self.happens(self.disturbances.pause):
             process.resumes = self.now + self.pause_length()
-        if self.deaths < self.disturbances.deaths and self.happens(self.disturbances.death):
-            self.deaths += 1
+        risks = self.disturbances
+        if self.deaths == risks.deaths or not self.happens(risks.death + risks.presumed):
+            return
+        self.deaths += 1
+        if self.happens(risks.presumed / (risks.death + risks.presumed)):
+            process.resumes = self.now + self.pause_length()
+        else:
             process.dead = True
             self._live = [t for t in self._live if t.process is not process]
-            self.on_death(process)
+        self.on_death(process)
 
     def _end(self) -> None:
         self._ended = True

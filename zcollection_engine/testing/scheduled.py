@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import traceback
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from zcollection_engine.errors import EngineError, NotFoundError, StorageError
 from zcollection_engine.stores.base import ObjectInfo, ObjectStore, StoredObject
 from zcollection_engine.stores.memory import MemoryStore
-from zcollection_engine.testing.schedule import Process, Schedule, Step, VirtualClock, current_task
+from zcollection_engine.testing.processes import Process, Step
+from zcollection_engine.testing.schedule import Schedule, VirtualClock, current_task
 from zcollection_engine.testing.stores import Method, _Wrapper
 
 _T = TypeVar("_T")
@@ -119,11 +121,17 @@ class ScheduledStore(_Wrapper):
     def _depart(self, task: str, method: Method, key: str) -> None:
         schedule = self._schedule
         if method in _CHANGES:
-            self._watch(method, key)
+            self._look(method, key)
         schedule.switch()
         if not self._process.steady and schedule.happens(schedule.disturbances.lost):
             self._note(task, method, key, "injected loss of the answer")
             raise StorageError(f"injected fault: the answer to {method} {key!r} is lost", key=key)
+
+    def _look(self, method: Method, key: str) -> None:
+        try:
+            self._watch(method, key)
+        except Exception:  # noqa: BLE001 - the engine must not take it for an error of the storage
+            self._schedule.fail(f"the watch failed at {method} {key}:\n{traceback.format_exc()}")
 
     def _note(self, task: str, method: Method, key: str, outcome: str) -> None:
         schedule = self._schedule
