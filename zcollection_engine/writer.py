@@ -49,10 +49,7 @@ class Writer:
         gone: set[int] = set()
         defeats = 0
         while True:
-            try:
-                plan = self._plan(entries, gone)
-            except SnapshotExpiredError:
-                continue  # the tables of an old checkpoint were collected: the next look stands on a newer one
+            plan = self._plan(entries, gone)
             missing = [e for e in plan.restored if e.id not in payloads]
             if missing:
                 found = executor.reread(missing)
@@ -78,7 +75,11 @@ class Writer:
         committer = self._committer
         with committer.lock:
             committer.refresh()
-            plan = make_plan(committer.state, entries, gone)
+            try:
+                plan = make_plan(committer.state, entries, gone)
+            except SnapshotExpiredError:
+                committer.reload()  # the tables of an old checkpoint were collected; a newer one stands in its place
+                plan = make_plan(committer.state, entries, gone)
             if plan.accepted:
                 committer.require_free(plan.paths)
                 for path in plan.rewritten:

@@ -216,3 +216,24 @@ def test_two_collections_at_once_do_not_disturb_each_other(store: S3LikeStore, c
     assert report.objects["chunk"] == 0
     assert opened(store, clock, "r").collect_garbage(dry_run=True).objects.total() == 0
     assert engine_rows(store) == rows
+
+
+@pytest.mark.parametrize("rested", ["writer", "reader"])
+def test_who_rested_while_the_tables_of_its_checkpoint_were_collected_goes_on(
+    store: S3LikeStore, clock: FakeClock, rested: str
+) -> None:
+    created(store, clock).insert(heights([1, 2]), granule="old")
+    opened(store, clock, "w").checkpoint()
+    resting = opened(store, clock, "w" if rested == "writer" else "r", owner="rested")
+    busy = opened(store, clock, "w", owner="busy")
+    for number in range(3, 9):
+        busy.insert(heights([number]), granule=f"granule {number}")
+        busy.checkpoint()
+    busy.collect_garbage(dry_run=False, min_age=timedelta(0), retention=timedelta(0))
+    if rested == "writer":
+        resting.insert(heights([1, 2], offset=50), granule="old")
+        assert engine_rows(store)[DAY_16][:2] == [(1, 51), (2, 52)]
+        return
+    with pytest.raises(SnapshotExpiredError, match="refresh"):
+        list(resting.granules())
+    assert len(list(resting.refresh().granules())) == 7
