@@ -28,8 +28,6 @@ def main() -> int:
         summary = explore((range(args.only, args.only + 1), args.drop))
     else:
         summary = _explore_all(range(args.seed, args.seed + args.schedules), args.drop, args.processes)
-    for report in list(summary.violations.values())[3:]:
-        sys.stdout.write(f"{report.splitlines()[0]}\n")
     for report in list(summary.violations.values())[:3]:
         sys.stdout.write(f"\n{report}\n")
     return 1 if summary.violations else 0
@@ -41,6 +39,8 @@ def _explore_all(seeds: range, drop: str | None, processes: int) -> Summary:
     with multiprocessing.get_context("spawn").Pool(processes, logging.disable) as pool:
         for part in pool.imap_unordered(explore, ((batch, drop) for batch in _batches(seeds))):
             summary.add(part)
+            for report in part.violations.values():
+                sys.stdout.write(f"{report.splitlines()[0]}\n")
             _tell(summary, time.monotonic() - started, end="\r")
     _tell(summary, time.monotonic() - started, end="\n")
     for what, count in sorted(summary.counts.items()):
