@@ -161,7 +161,9 @@ def test_passes_in_a_bucket_open_where_there_is_only_xarray_and_zarr(
     digests = {name: hashlib.sha256(values.tobytes()).hexdigest()[:16] for name, values in wanted.items()}
     (tmp_path / "stop").touch()
     script = Path(__file__).with_name("plain_reader.py")
-    command = [str(plain_python), "-W", "error", str(script), str(tmp_path / "copy" / DAY_16), str(tmp_path / "stop")]
+    arguments = map(json.dumps, (["zarr", "tree"], None, ["zcollection_engine", "obstore", "s3fs"]))
+    places = (str(script), str(tmp_path / "copy" / DAY_16), str(tmp_path / "stop"))
+    command = [str(plain_python), "-W", "error", *places, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     group, tree = (json.loads(line) for line in done.stdout.splitlines())
