@@ -27,6 +27,7 @@ from tests.verification_support import (
     settled,
 )
 from zcollection_engine import Collection, open_collection
+from zcollection_engine.commits.log import record_key
 from zcollection_engine.errors import InvalidInputError, NotFoundError, StorageError
 from zcollection_engine.layout.documents import Version, array_document, commit_of
 from zcollection_engine.stores.base import ObjectStore
@@ -259,7 +260,7 @@ def test_a_death_before_any_write_leaves_notes_at_most_and_the_next_writer_makes
 def test_a_death_before_any_write_of_the_creation_leaves_notes_at_most() -> None:
     seen = set()
     for store, _ in deaths(MemoryStore("memory://verification-empty"), created):
-        if not any(info.key.endswith("0.json") for info in store.list(".zcommits/")):
+        if not any(info.key == record_key(0) for info in store.list(".zcommits/")):
             continue
         report = verify(open_collection(store), store=store)
         assert report.faults == ()
