@@ -37,7 +37,7 @@ def _mostly(*names: str) -> Settings:
 
 
 #: Operations that take long now and then, so that requests of several attempts are on their way at once.
-SLOW = replace(SLEEPY, disturbances=Disturbances(pause=0.004, slow=0.04, longest=40.0), actions=4)
+SLOW = replace(SLEEPY, disturbances=Disturbances(pause=0.004, slow=0.08, longest=40.0), actions=4)
 
 #: Pauses that outlive whole transactions of others, and their garbage collection.
 COMATOSE = Settings(
@@ -63,15 +63,12 @@ class Rule:
         Of schedules in which that shows soon.
     shows
         What the first line of the report says.
-    first
-        Seed to begin with.
     """
 
     off: Callable[[], AbstractContextManager[Any]] = nullcontext
     store: StoreFactory = VirtualMemoryStore
     settings: Settings = SLEEPY
     shows: re.Pattern[str] = re.compile("holds")
-    first: int = 0
 
 
 class UnconditionalChunks(VirtualMemoryStore):
@@ -212,5 +209,5 @@ RULES: dict[str, Rule] = {
     ),
     "full_shape": Rule(_empty_chunks_left_out, settings=_mostly("append", "empty")),
     "void_records": Rule(_late_records_count, settings=COMATOSE, shows=_CLAIMS),
-    "unique_etags": Rule(_same_attempt, store=HashedETags, settings=SLOW, first=20),
+    "unique_etags": Rule(_same_attempt, store=HashedETags, settings=SLOW),
 }

@@ -11,10 +11,11 @@ import pytest
 import zarr
 
 from zcollection_engine.errors import PreconditionFailedError, StorageError
-from zcollection_engine.testing.inline import TaskEvent, TaskLock, TaskPool, TaskThread, tasks_for_threads
+from zcollection_engine.testing.inline import TaskPool, tasks_for_threads
 from zcollection_engine.testing.processes import Disturbances, Process
 from zcollection_engine.testing.schedule import Schedule, ScheduleError, VirtualClock
 from zcollection_engine.testing.scheduled import ScheduledStore, VirtualMemoryStore
+from zcollection_engine.testing.waiting import TaskEvent, TaskLock, TaskThread
 
 
 def _ignore(_method: str, _key: str) -> None:
