@@ -107,6 +107,7 @@ class Committer:
         with self.lock:
             if self.state.ledger.base.is_expired:
                 self.reload()
+            self._follow_config()
             for number, record in self.log.follow(self.state.number):
                 self._apply(number, record)
 
@@ -272,6 +273,7 @@ class Committer:
     def publish(self, paths: Iterable[str], *, arrays: bool) -> None:
         """Make partitions' last commits visible, then the collection's summary."""
         with self.lock:
+            self._follow_config()
             partitions = [self.state.partitions[path] for path in sorted(set(paths)) if path in self.state.partitions]
         with ThreadPoolExecutor(_PARALLEL_PARTITIONS) as pool:
             for done in [pool.submit(self.publisher.publish, p, arrays=arrays) for p in partitions]:
@@ -316,10 +318,12 @@ class Committer:
                 self._follow_config()
 
     def _follow_config(self) -> None:
+        """Render from the configuration in force; whoever fails half-way tries again at the next step."""
         if self.ref.config != self.state.config:
+            config = load_config(self.store, self.state.config).config
+            self.publisher.publish_config(config, self.state.configured)
+            self.config = config
             self.ref = replace(self.ref, config=self.state.config)
-            self.config = load_config(self.store, self.state.config).config
-            self.publisher.publish_config(self.config, self.state.configured)
 
     def _require_held(self, granted: Granted) -> None:
         if not self.state.holds(granted.token, granted.grant.partitions):

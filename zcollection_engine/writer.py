@@ -63,7 +63,7 @@ class Writer:
             if granted is None:
                 continue
             try:
-                return self._run(granted, plan, payloads, executor)
+                return self._run(granted, plan, payloads, executor, entries)
             except ConflictError as error:
                 defeats += 1
                 if defeats == _DEFEATS:
@@ -86,7 +86,14 @@ class Writer:
                     committer.require_space(committer.state.partition(path), committer.clock.now())
             return plan
 
-    def _run(self, granted: Granted, plan: Plan, payloads: Mapping[int, Any], executor: Executor) -> Outcome:
+    def _run(
+        self,
+        granted: Granted,
+        plan: Plan,
+        payloads: Mapping[int, Any],
+        executor: Executor,
+        entries: Sequence[GranuleEntry],
+    ) -> Outcome:
         committer = self._committer
         with committer.holding(granted):
             committer.prepare(granted, plan.rewritten)
@@ -103,7 +110,7 @@ class Writer:
                 lost=tuple(e.id for e in plan.lost),
             )
             number = committer.commit(granted, draft, lambda: self._require_keys(plan))
-        committer.publish({*changes, *self._unseen(plan.accepted)}, arrays=committer.options.eager_arrays)
+        committer.publish({*changes, *self._unseen(entries)}, arrays=committer.options.eager_arrays)
         with committer.lock:
             states = tuple(committer.state.partition(path) for path in changes)
         committer.checkpoint_if_due()
@@ -138,8 +145,15 @@ class Writer:
                 )
 
     def _unseen(self, entries: Iterable[GranuleEntry]) -> list[str]:
-        unpublished = set(self._committer.unpublished())
-        return [path for e in entries for path in e.shares if path in unpublished]
+        """Partitions to be published before readers see granules; also those that their commit only took rows from."""
+        committer = self._committer
+        offered = list(entries)
+        with committer.lock:
+            state, added = committer.state, committer.state.ledger.added
+            pending = [state.partition(path) for path in committer.unpublished()]
+            since = min((added[e.id][0] for e in offered if e.id in added), default=state.number + 1)
+        shares = {path for entry in offered for path in entry.shares}
+        return [p.path for p in pending if p.path in shares or p.commit >= since]
 
 
 def _change(granted: Granted, result: JobResult) -> PartitionChange:

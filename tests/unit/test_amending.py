@@ -36,12 +36,13 @@ from zcollection_engine.errors import (
     InvalidInputError,
     NotFoundError,
     SnapshotExpiredError,
+    StorageError,
 )
 from zcollection_engine.ingest import LocalExecutor
 from zcollection_engine.partitioning import DatePartitioning
 from zcollection_engine.planning import Verdict
 from zcollection_engine.schema import PROVENANCE
-from zcollection_engine.testing.stores import Fault, FaultStore
+from zcollection_engine.testing.stores import Fault, FaultStore, fail_before
 from zcollection_engine.transaction import Offer, Outcome, WriterOptions
 
 DAY = 86_400
@@ -679,3 +680,18 @@ def test_a_rollback_of_granules_without_shares_gives_way_to_a_newer_version_that
     check(collection, {})
     for version in (1, 2):
         assert verdict(deliver(collection, "k", 0, precedence=version)) is Verdict.WITHDRAWN
+
+
+def test_a_writer_that_failed_to_read_a_new_configuration_reads_it_at_the_next_step(
+    store: S3LikeStore, clock: FakeClock
+) -> None:
+    create_collection(store, small_schema(), DatePartitioning("time", "day"), clock=clock)
+    disturbed = FaultStore(store, [fail_before("get", ".zcommits/configs/*", nth=2)])
+    late = open_collection(disturbed, mode="w", clock=clock)
+    open_collection(store, mode="w", clock=clock).set_attributes({"title": "new"})
+    with pytest.raises(StorageError):
+        late.refresh()
+    deliver(late, "k", 0)
+    assert not disturbed.untriggered
+    assert json.loads(store.get(f"{DAY_16}/zarr.json").data)["attributes"]["title"] == "new"
+    assert json.loads(store.get("zarr.json").data)["attributes"]["title"] == "new"

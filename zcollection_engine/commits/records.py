@@ -132,7 +132,7 @@ class Commit:
     lost
         Ids of granules whose rows should have come back but whose source is gone.
     published
-        Every commit up to this number is known to be published.
+        Partitions whose last commit is not behind this number are known to be published.
     """
 
     kind: ClassVar[str] = "commit"

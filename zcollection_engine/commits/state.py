@@ -95,7 +95,7 @@ class CollectionState:
     lost
         Ids of granules that are in but lack rows: those should have come back, and their source was gone.
     published
-        Every commit up to this number is known to be published.
+        Partitions whose last commit is not behind this number are known to be published.
     """
 
     number: int = -1
