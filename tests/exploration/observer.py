@@ -127,7 +127,6 @@ class Observer:
         self.commits: dict[int, Seen] = {-1: Seen(-1, {}, {}, frozenset())}
         self.last = self.commits[-1]
         self.head = 0
-        self.ever: dict[int, int] = {}
         self.shown: dict[str, int] = {}
         self.counts: Counter[str] = Counter()
         self._store = store
@@ -207,7 +206,6 @@ class Observer:
         rows = contents(frozenset((self._specimens[i], paths) for i, paths in members.items()))
         changed = frozenset(record.partitions if record.config is None else {*record.partitions, *self._existing()})
         self.last = self.commits[number] = Seen(number, members, rows, changed, _touched(record, changed))
-        self.ever.update(dict.fromkeys(added, number))
         self.counts[f"commits: {record.operation}"] += 1
         for path, change in record.partitions.items():
             if change.rows != len(rows.get(path, ())):

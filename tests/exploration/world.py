@@ -215,19 +215,21 @@ class World:
         executor = Rereading(collection, self.offered)
         offers = [offer_of(s) for s in specimens]
         outcome: Outcome = self.persist(lambda: collection.commit_offers(offers, executor))
-        self._check_outcome(outcome, specimens)
+        self._check_outcome(outcome, specimens, collection.state.number)
 
     def count(self, what: str) -> None:
         """Count something for the summary."""
         self.counts[what] += 1
 
-    def _check_outcome(self, outcome: Outcome, specimens: Sequence[Specimen]) -> None:
+    def _check_outcome(self, outcome: Outcome, specimens: Sequence[Specimen], known: int) -> None:
+        """An outcome speaks of the log up to record ``known``; others may have brought a granule again since."""
         for specimen in specimens:
             verdict = outcome.verdicts[specimen.id]
             self.count(verdict.value)
             if verdict in (Verdict.SUPERSEDED, Verdict.WITHDRAWN):
                 continue
-            number = self.observer.ever.get(specimen.id)
+            commits = self.observer.commits.items()
+            number = max((n for n, seen in commits if n <= known and specimen.id in seen.touched), default=None)
             if number is None:
                 self.schedule.fail(f"{specimen} is said to be {verdict.value} and never was in a commit")
             else:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from enum import StrEnum
-from itertools import product
 
 from zcollection_engine.layout import keyspaces
 from zcollection_engine.layout.documents import DOCUMENT, Version
@@ -51,12 +50,6 @@ class PartitionInventory:
         grid = self._grids[path]
         inside = len(index) == len(grid) and all(i < n for i, n in zip(index, grid, strict=True))
         return Role.LIVE if inside else Role.BEYOND
-
-    def live(self) -> Iterator[str]:
-        """Yield the keys of all chunks inside the shape."""
-        for path, grid in self._grids.items():
-            for index in product(*(range(n) for n in grid)):
-                yield f"{path}/{keyspaces.chunk_key(self._version.generation, index)}"
 
 
 def _grid(schema: Schema, variable: Variable, rows: int) -> tuple[int, ...]:
