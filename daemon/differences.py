@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from daemon.redaction import redact_text
-from daemon.rendering import iso, make_table, print_table, short, styled
+from daemon.rendering import NAMES_SHOWN, ROWS_SHOWN, iso, make_table, print_table, short, styled
 from zcollection_engine.amending import can_go_back
 from zcollection_engine.collection import Collection
 from zcollection_engine.commits.opening import Moment
@@ -24,12 +24,6 @@ from zcollection_engine.stores.options import StorageOptions
 from zcollection_engine.transaction import WriterOptions
 
 FORMAT_VERSION = 1
-
-#: Rows of a table for people; machines get all.
-_ROWS = 50
-
-#: Partitions named in one line.
-_NAMED = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,7 +264,7 @@ def render_rollback(report: RollbackReport, console: Console) -> None:
     elif report.changes.is_empty:
         console.print("Nothing to roll back.")
     elif report.gone:
-        names = f"{', '.join(report.gone[:_NAMED])}{', ...' if len(report.gone) > _NAMED else ''}"
+        names = f"{', '.join(report.gone[:NAMES_SHOWN])}{', ...' if len(report.gone) > NAMES_SHOWN else ''}"
         console.print(styled(f"Not possible: rewritten so often since that the old rows are gone: {names}"))
     else:
         console.print("Nothing was changed: --yes does it.")
@@ -279,7 +273,7 @@ def render_rollback(report: RollbackReport, console: Console) -> None:
 def _print_partitions(report: DiffReport, console: Console) -> None:
     numbers = ("Rows before", "Rows after")
     table = make_table("Partitions", "Path", *numbers, "Change", right=numbers)
-    for path, (before, after) in islice(report.partitions.items(), _ROWS):
+    for path, (before, after) in islice(report.partitions.items(), ROWS_SHOWN):
         rows = (f"{p.rows:,}" if p is not None else "-" for p in (before, after))
         table.add_row(styled(path), *rows, _change(before, after))
     print_table(table, len(report.partitions), console)
@@ -296,14 +290,14 @@ def _change(before: PartitionState | None, after: PartitionState | None) -> str:
 def _print_granules(title: str, entries: Sequence[GranuleEntry], console: Console) -> None:
     numbers = ("Rows", "Partitions")
     table = make_table(title, "Key", *numbers, right=numbers)
-    for entry in islice(entries, _ROWS):
+    for entry in islice(entries, ROWS_SHOWN):
         table.add_row(styled(entry.identity.key), f"{entry.rows:,}", f"{len(entry.shares):,}")
     print_table(table, len(entries), console)
 
 
 def _print_attributes(changes: Sequence[AttributeChange], console: Console) -> None:
     table = make_table("Attributes", "Of", "Name", "Before", "After")
-    for change in islice(changes, _ROWS):
+    for change in islice(changes, ROWS_SHOWN):
         values = (styled("-" if value is None else str(value)) for value in (change.before, change.after))
         table.add_row(styled(change.variable or "the collection"), styled(change.name), *values)
     print_table(table, len(changes), console)

@@ -13,18 +13,12 @@ from rich.console import Console
 from rich.text import Text
 
 from daemon.redaction import redact_text
-from daemon.rendering import iso, make_table, print_table, short, styled
+from daemon.rendering import NAMES_SHOWN, ROWS_SHOWN, iso, make_table, print_table, short, styled
 from zcollection_engine.history import CommitInfo
 from zcollection_engine.opening import open_collection
 from zcollection_engine.stores.options import StorageOptions
 
 FORMAT_VERSION = 1
-
-#: Rows of a table for people; machines get all.
-_ROWS = 50
-
-#: Partitions named in one cell.
-_NAMED = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +83,7 @@ def history(url: str, storage: StorageOptions, *, last: int | None, since: datet
     """
     collection = open_collection(url, storage=storage)
     commits = (commit for commit in collection.history() if since is None or commit.time >= since)
-    return HistoryReport(redact_text(collection.url), tuple(deque(commits, maxlen=last)), last or _ROWS)
+    return HistoryReport(redact_text(collection.url), tuple(deque(commits, maxlen=last)), last or ROWS_SHOWN)
 
 
 def render_history(report: HistoryReport, console: Console) -> None:
@@ -113,7 +107,7 @@ def render_history(report: HistoryReport, console: Console) -> None:
 
 
 def _rows(rows: Mapping[str, int]) -> Text:
-    parts = [f"{path}: {number:,}" for path, number in islice(rows.items(), _NAMED)]
+    parts = [f"{path}: {number:,}" for path, number in islice(rows.items(), NAMES_SHOWN)]
     more = len(rows) - len(parts)
     lines = [*parts, f"and {more:,} more"] if more else parts or ["-"]
     return Text("\n", overflow="fold").join(map(styled, lines))

@@ -14,6 +14,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+#: Rows of a table for people; machines get all.
+ROWS_SHOWN = 50
+
+#: Partitions named in one cell or line.
+NAMES_SHOWN = 4
+
 #: Columns of a report that goes to a file or a pipe.
 _WIDTH_OF_FILES = 120
 

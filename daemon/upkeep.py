@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from daemon.redaction import redact_text
-from daemon.rendering import make_table, print_table, printable, seconds, short, styled
+from daemon.rendering import ROWS_SHOWN, make_table, print_table, printable, seconds, short, styled
 from zcollection_engine.garbage import GarbageReport
 from zcollection_engine.opening import open_collection
 from zcollection_engine.repairing import repair as repair_collection
@@ -23,9 +23,6 @@ from zcollection_engine.verification.report import Chunks, Finding, Severity, Ve
 from zcollection_engine.verification.verifying import verify as verify_collection
 
 FORMAT_VERSION = 1
-
-#: Rows of a table for people; machines get all.
-_ROWS = 50
 
 
 #: What people read for the kinds of garbage.
@@ -178,7 +175,7 @@ def render_garbage(report: GarbageCollection, console: Console) -> None:
         table.add_row(_KINDS[kind], f"{found.objects[kind]:,}", f"{found.size[kind]:,}")
     print_table(table, len(kinds), console)
     busy = make_table("Left alone, since another writer is at work", "Partition", "Who")
-    for path, reason in islice(sorted(found.busy.items()), _ROWS):
+    for path, reason in islice(sorted(found.busy.items()), ROWS_SHOWN):
         busy.add_row(styled(path), styled(redact_text(reason)))
     print_table(busy, len(found.busy), console)
     console.print()
@@ -214,21 +211,21 @@ def _verdict(findings: Sequence[Finding]) -> str:
 def _print_findings(title: str, findings: Sequence[Finding], console: Console) -> None:
     faults_first = sorted(findings, key=lambda f: f.severity is Severity.NOTE)
     table = make_table(title, "Kind", "Code", "What to do")
-    for finding in islice(faults_first, _ROWS):
+    for finding in islice(faults_first, ROWS_SHOWN):
         table.add_row(finding.severity.value, finding.code.value, styled(redact_text(finding.message)))
     print_table(table, len(findings), console)
 
 
 def _actions(report: RepairReport) -> Table:
     table = make_table("Repaired", "Code", "What was done")
-    for action in islice(report.actions, _ROWS):
+    for action in islice(report.actions, ROWS_SHOWN):
         table.add_row(action.code.value, styled(redact_text(action.message)))
     return table
 
 
 def _lost(report: RepairReport) -> Table:
     table = make_table("Lost: put these back from a backup, or read their granules again", "Chunk", "Granules")
-    for chunk in islice(report.lost, _ROWS):
+    for chunk in islice(report.lost, ROWS_SHOWN):
         sources = [source.url or source.key for source in chunk.granules]
         table.add_row(styled(chunk.key), styled(redact_text(", ".join(sources) or "-")))
     return table
@@ -238,6 +235,6 @@ def _grants(report: RepairReport) -> Table:
     table = make_table(
         "Open grants, of writers at work or dead", "Grant", "Owner", "Since", "Partitions", right=("Grant",)
     )
-    for grant in islice(report.grants, _ROWS):
+    for grant in islice(report.grants, ROWS_SHOWN):
         table.add_row(str(grant.token), styled(grant.owner), short(grant.since), styled(", ".join(grant.partitions)))
     return table

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import settings
 
 from tests import servers
+from tests.landing import Bucket, notifying_bucket
 from tests.servers import S3Server
 
 # How long an example takes says something about the machine, nothing about the code.
@@ -41,6 +42,13 @@ def seaweed_server(aws_environment: None, tmp_path_factory: pytest.TempPathFacto
             yield server
     except servers.ServerMissingError as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture
+def landing(moto_server: S3Server) -> Iterator[Bucket]:
+    """A fresh bucket on moto that tells a queue of its own what lands."""
+    with notifying_bucket(moto_server) as bucket:
+        yield bucket
 
 
 @pytest.fixture

@@ -25,6 +25,9 @@ from zcollection_engine.transaction import WriterOptions
 from zcollection_engine.verification.report import VerifyReport
 
 DAY = 86_400
+GROUP = f"{DAY_16}/zarr.json"
+ROOT = "zarr.json"
+CONFIG = "_zcollection.json"
 BANDS = (1.5, 2.5, 3.5)
 
 

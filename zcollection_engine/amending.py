@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from zcollection_engine.commits.grants import Granted
 from zcollection_engine.commits.opening import Moment, load_state_at
 from zcollection_engine.commits.records import EVERYTHING, Commit, PartitionChange
 from zcollection_engine.commits.state import CollectionState, PartitionState
-from zcollection_engine.committing import Committer, Granted
+from zcollection_engine.committing import Committer
 from zcollection_engine.config import StoredConfig, load_config, store_config
 from zcollection_engine.errors import ConflictError, FencedError, InvalidInputError, NotFoundError, SnapshotExpiredError
 from zcollection_engine.history import NetChange, records_between, same_rows

@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from zcollection_engine.clock import Clock
-from zcollection_engine.commits.grants import GrantCheck
+from zcollection_engine.commits.grants import GrantCheck, Granted
 from zcollection_engine.commits.log import FOLDER
 from zcollection_engine.commits.opening import load_state
 from zcollection_engine.commits.pieces import run_parallel
 from zcollection_engine.commits.state import PartitionState
-from zcollection_engine.committing import Committer, Granted
+from zcollection_engine.committing import Committer
 from zcollection_engine.config import CollectionRef, load_config
 from zcollection_engine.errors import BusyError, ConflictError, NotFoundError, PreconditionFailedError
 from zcollection_engine.garbage import GarbageReport, GarbageRules

@@ -8,16 +8,16 @@ from __future__ import annotations
 import logging
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Collection as Members
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from zcollection_engine.clock import Clock
 from zcollection_engine.commits.checkpoints import Checkpoints
-from zcollection_engine.commits.grants import GrantWatch, Heartbeat, append_next
+from zcollection_engine.commits.grants import Granted, GrantWatch, Heartbeat, append_next
 from zcollection_engine.commits.log import CommitLog, LogTrimmedError, NumberTakenError, record_key
 from zcollection_engine.commits.opening import load_state
 from zcollection_engine.commits.records import EVERYTHING, Commit, Grant, Record, Release
@@ -32,34 +32,6 @@ from zcollection_engine.transaction import WriterOptions
 _PARALLEL_PARTITIONS = 8
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Granted:
-    """A grant that this process holds.
-
-    Attributes
-    ----------
-    token
-        Number of its record.
-    bases
-        The partitions as the grant found them, by path; all that exist for a grant of everything.
-    flips
-        By path: since when, by the store's clock, the base's generation is visible; filled on the way.
-    """
-
-    token: int
-    grant: Grant
-    bases: Mapping[str, PartitionState]
-    flips: dict[str, datetime] = field(default_factory=dict)
-
-    @property
-    def transaction(self) -> str:
-        return self.grant.transaction
-
-    def base(self, path: str) -> PartitionState:
-        """A partition as the grant found it; one that never existed has no rows."""
-        return self.bases.get(path) or PartitionState(path, -1, 0, 0, None)
 
 
 class Committer:

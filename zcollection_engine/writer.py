@@ -6,8 +6,9 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from zcollection_engine.commits.grants import Granted
 from zcollection_engine.commits.records import Commit, PartitionChange
-from zcollection_engine.committing import Committer, Granted
+from zcollection_engine.committing import Committer
 from zcollection_engine.errors import ConflictError, FencedError, SnapshotExpiredError
 from zcollection_engine.identity import GranuleEntry
 from zcollection_engine.jobs import JobResult, PartitionJob

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +20,7 @@ from tests.daemon_support import (
     write_settings,
 )
 from tests.granules_twins import sentinel6_twin
-from tests.landing import Bucket, Folder, Landed, notifying_bucket
-from tests.servers import S3Server
+from tests.landing import Bucket, Folder, Landed
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(240)]
 
@@ -51,12 +50,6 @@ class Scene:
     def check(self) -> None:
         rows = oracle.check_collection(self.url, self.landed, oracle.SENTINEL6, "day")
         oracle.check_documents(self.url, rows)
-
-
-@pytest.fixture
-def landing(moto_server: S3Server) -> Iterator[Bucket]:
-    with notifying_bucket(moto_server) as bucket:
-        yield bucket
 
 
 @pytest.fixture

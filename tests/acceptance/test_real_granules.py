@@ -12,7 +12,7 @@ import json
 import os
 import subprocess
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,9 +35,8 @@ from tests.daemon_support import (
     write_settings,
 )
 from tests.granules_twins import Twin
-from tests.landing import Bucket, Folder, Landed, notifying_bucket
+from tests.landing import Bucket, Folder, Landed
 from tests.orders import SEEDS, orders, side_by_side
-from tests.servers import S3Server
 
 GRANULES = PROJECT.parent / "shared" / "granules"
 
@@ -62,12 +61,6 @@ def real(product: str) -> list[Twin]:
 @pytest.fixture(scope="module")
 def passes() -> list[Twin]:
     return real("sentinel6")
-
-
-@pytest.fixture
-def landing(moto_server: S3Server) -> Iterator[Bucket]:
-    with notifying_bucket(moto_server) as bucket:
-        yield bucket
 
 
 @dataclass(frozen=True)

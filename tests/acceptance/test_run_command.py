@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,19 +30,12 @@ from tests.daemon_support import (
 )
 from tests.engine_support import small_schema
 from tests.granules_twins import sentinel6_twin
-from tests.landing import Bucket, Folder, notifying_bucket
-from tests.servers import S3Server
+from tests.landing import Bucket, Folder
 from zcollection_engine import DatePartitioning, create_collection
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(240)]
 
 TWINS = [sentinel6_twin(number, rows=80) for number in range(99, 105)]
-
-
-@pytest.fixture
-def landing(moto_server: S3Server) -> Iterator[Bucket]:
-    with notifying_bucket(moto_server) as bucket:
-        yield bucket
 
 
 def test_an_object_that_is_gone_ends_in_quarantine_and_the_others_go_in(tmp_path: Path, landing: Bucket) -> None:

@@ -21,18 +21,11 @@ from tests.daemon_support import (
     write_settings,
 )
 from tests.granules_twins import sentinel6_twin
-from tests.landing import Bucket, Folder, notifying_bucket
-from tests.servers import S3Server
+from tests.landing import Bucket, Folder
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(240)]
 
 TWINS = [sentinel6_twin(number, rows=80) for number in range(99, 111)]
-
-
-@pytest.fixture
-def landing(moto_server: S3Server) -> Iterator[Bucket]:
-    with notifying_bucket(moto_server) as bucket:
-        yield bucket
 
 
 @contextmanager

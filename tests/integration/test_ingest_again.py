@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,8 +23,7 @@ from tests.daemon_support import (
     write_settings,
 )
 from tests.granules_twins import Twin, sentinel6_twin
-from tests.landing import Bucket, Folder, Landed, notifying_bucket
-from tests.servers import S3Server
+from tests.landing import Bucket, Folder, Landed
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
@@ -53,12 +51,6 @@ class Ingest:
 
     def check(self, granules: list[Landed]) -> None:
         oracle.check_collection(self.url, granules, oracle.SENTINEL6, "day")
-
-
-@pytest.fixture
-def landing(moto_server: S3Server) -> Iterator[Bucket]:
-    with notifying_bucket(moto_server) as bucket:
-        yield bucket
 
 
 def ingest(folder: Path, source: dict[str, object], endpoint_url: str | None = None) -> Ingest:

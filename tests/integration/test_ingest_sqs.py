@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +12,8 @@ import pytest
 from tests import oracle
 from tests.daemon_support import SENTINEL6, run_until_idle, running, sqs, visible_granules, write_settings
 from tests.granules_twins import Twin, sentinel6_twin
-from tests.landing import Bucket, Landed, notifying_bucket
+from tests.landing import Bucket, Landed
 from tests.orders import orders, side_by_side
-from tests.servers import S3Server
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
@@ -22,12 +21,6 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 @pytest.fixture(scope="module")
 def twins() -> list[Twin]:
     return [sentinel6_twin(number) for number in range(99, 111)]
-
-
-@pytest.fixture
-def landing(moto_server: S3Server) -> Iterator[Bucket]:
-    with notifying_bucket(moto_server) as bucket:
-        yield bucket
 
 
 @dataclass(frozen=True)

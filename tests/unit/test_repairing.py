@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,14 +14,16 @@ from hypothesis import strategies as st
 
 from tests.engine_support import DAY_16, DAY_17, FakeClock, offer_of
 from tests.verification_support import (
+    CONFIG,
     DAY,
+    GROUP,
+    ROOT,
     codes,
     copy_of,
     created,
     deaths,
     filled,
     flip,
-    new_store,
     opened,
     overwrite,
     rich,
@@ -40,9 +41,6 @@ from zcollection_engine.verification.repairs import RepairReport
 from zcollection_engine.verification.report import Code
 from zcollection_engine.verification.verifying import verify
 
-GROUP = f"{DAY_16}/zarr.json"
-ROOT = "zarr.json"
-CONFIG = "_zcollection.json"
 DOCUMENTS = [
     GROUP,
     f"{DAY_16}/time/zarr.json",
@@ -54,22 +52,6 @@ DOCUMENTS = [
     ROOT,
     CONFIG,
 ]
-
-
-@pytest.fixture(params=["memory", "posix"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ObjectStore]:
-    made = new_store(request.param, tmp_path)
-    yield made
-    if isinstance(made, MemoryStore):
-        made.clear()
-
-
-@pytest.fixture(scope="module")
-def original() -> Iterator[MemoryStore]:
-    made = MemoryStore("memory://repairing-original")
-    settled(made)
-    yield made
-    made.clear()
 
 
 def contents(store: ObjectStore) -> dict[str, bytes]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -13,14 +12,16 @@ from hypothesis import strategies as st
 
 from tests.engine_support import DAY_16, DAY_17, FakeClock
 from tests.verification_support import (
+    CONFIG,
     DAY,
+    GROUP,
+    ROOT,
     codes,
     copy_of,
     created,
     deaths,
     filled,
     flip,
-    new_store,
     opened,
     overwrite,
     rich,
@@ -35,26 +36,6 @@ from zcollection_engine.stores.memory import MemoryStore
 from zcollection_engine.testing.stores import CountingStore, Fault, FaultStore, fail_before
 from zcollection_engine.verification.report import Chunks, Code, Severity
 from zcollection_engine.verification.verifying import verify
-
-GROUP = f"{DAY_16}/zarr.json"
-ROOT = "zarr.json"
-CONFIG = "_zcollection.json"
-
-
-@pytest.fixture(params=["memory", "posix"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ObjectStore]:
-    made = new_store(request.param, tmp_path)
-    yield made
-    if isinstance(made, MemoryStore):
-        made.clear()
-
-
-@pytest.fixture(scope="module")
-def original() -> Iterator[MemoryStore]:
-    made = MemoryStore("memory://verification-original")
-    settled(made)
-    yield made
-    made.clear()
 
 
 def check(store: ObjectStore, chunks: Chunks = "decode", **options: object) -> dict[str, set[str]]:

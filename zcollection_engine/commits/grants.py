@@ -8,15 +8,45 @@ sign of life for its time to live on its own monotonic clock.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
 from types import TracebackType
 from typing import Self
 
 from zcollection_engine.clock import Clock
 from zcollection_engine.commits.log import CommitLog, NumberTakenError
 from zcollection_engine.commits.records import Commit, Grant, Record, Release, Renewal
-from zcollection_engine.commits.state import CollectionState, HeldGrant
+from zcollection_engine.commits.state import CollectionState, HeldGrant, PartitionState
 from zcollection_engine.errors import EngineError, FencedError
+
+
+@dataclass(frozen=True)
+class Granted:
+    """A grant that this process holds.
+
+    Attributes
+    ----------
+    token
+        Number of its record.
+    bases
+        The partitions as the grant found them, by path; all that exist for a grant of everything.
+    flips
+        By path: since when, by the store's clock, the base's generation is visible; filled on the way.
+    """
+
+    token: int
+    grant: Grant
+    bases: Mapping[str, PartitionState]
+    flips: dict[str, datetime] = field(default_factory=dict)
+
+    @property
+    def transaction(self) -> str:
+        return self.grant.transaction
+
+    def base(self, path: str) -> PartitionState:
+        """A partition as the grant found it; one that never existed has no rows."""
+        return self.bases.get(path) or PartitionState(path, -1, 0, 0, None)
 
 
 class GrantCheck:

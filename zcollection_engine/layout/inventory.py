@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
 from zcollection_engine.layout import keyspaces
@@ -21,6 +20,16 @@ class Role(StrEnum):
     FOREIGN = "foreign"
 
 
+def array_shape(schema: Schema, variable: Variable, rows: int) -> tuple[int, ...]:
+    """Return the shape of a variable's array in a partition with so many rows."""
+    return tuple(rows if d == schema.dimension else schema.sizes[d] or 0 for d in variable.dimensions)
+
+
+def chunk_grid(variable: Variable, shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the number of chunks along each dimension of an array."""
+    return tuple(-(-size // step) for size, step in zip(shape, variable.chunks, strict=True))
+
+
 class PartitionInventory:
     """Sorts the objects of one partition.
 
@@ -34,7 +43,7 @@ class PartitionInventory:
 
     def __init__(self, schema: Schema, version: Version) -> None:
         self._version = version
-        self._grids = {v.path: _grid(schema, v, version.rows) for v in schema.row_variables}
+        self._grids = {v.path: chunk_grid(v, array_shape(schema, v, version.rows)) for v in schema.row_variables}
         self._documents = {DOCUMENT, *(f"{path}/{DOCUMENT}" for path in (*self._grids, *schema.groups()))}
 
     def role(self, key: str) -> Role:
@@ -50,12 +59,6 @@ class PartitionInventory:
         grid = self._grids[path]
         inside = len(index) == len(grid) and all(i < n for i, n in zip(index, grid, strict=True))
         return Role.LIVE if inside else Role.BEYOND
-
-
-def _grid(schema: Schema, variable: Variable, rows: int) -> tuple[int, ...]:
-    """Number of chunks along each dimension."""
-    sizes = [rows if d == schema.dimension else schema.sizes[d] or 0 for d in variable.dimensions]
-    return tuple(math.ceil(size / chunk) for size, chunk in zip(sizes, variable.chunks, strict=True))
 
 
 def _split(key: str, variables: Mapping[str, object]) -> tuple[str | None, str]:

@@ -15,6 +15,7 @@ from zcollection_engine.errors import EngineError, NotFoundError, SnapshotExpire
 from zcollection_engine.layout import keyspaces
 from zcollection_engine.layout.chunkstore import ChunkStore, open_variable
 from zcollection_engine.layout.documents import Version
+from zcollection_engine.layout.inventory import array_shape, chunk_grid
 from zcollection_engine.schema import Schema, Variable
 from zcollection_engine.stores.base import ObjectInfo, ObjectStore
 from zcollection_engine.verification.report import Code, Finding
@@ -52,12 +53,11 @@ class Chunk:
 
 def expected_chunks(schema: Schema, variable: Variable, version: Version) -> Iterator[Chunk]:
     """Yield the chunks inside the shape of one array, the rows' order first."""
-    sizes = [version.rows if d == schema.dimension else schema.sizes[d] or 0 for d in variable.dimensions]
-    counts = [-(-size // step) for size, step in zip(sizes, variable.chunks, strict=True)]
-    for index in itertools.product(*map(range, counts)):
+    shape = array_shape(schema, variable, version.rows)
+    for index in itertools.product(*map(range, chunk_grid(variable, shape))):
         region = tuple(
             slice(i * step, min((i + 1) * step, size))
-            for i, step, size in zip(index, variable.chunks, sizes, strict=True)
+            for i, step, size in zip(index, variable.chunks, shape, strict=True)
         )
         yield Chunk(variable, index, f"{variable.path}/{keyspaces.chunk_key(version.generation, index)}", region)
 
