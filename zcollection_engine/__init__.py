@@ -3,22 +3,30 @@
 from zcollection_engine.collection import Collection, Partition
 from zcollection_engine.history import CommitInfo, Difference
 from zcollection_engine.ingest import schema_of
-from zcollection_engine.merging import TimeSeries
+from zcollection_engine.merging import Concat, Custom, Replace, TimeSeries, Upsert
 from zcollection_engine.opening import create_collection, open_collection
 from zcollection_engine.partitioning import DatePartitioning, SequencePartitioning
+from zcollection_engine.precedence import ByAttribute, ByKey, ByTime
 from zcollection_engine.stores.resolve import StorageOptions
 from zcollection_engine.transaction import Outcome, WriterOptions
 
 __all__ = [
+    "ByAttribute",
+    "ByKey",
+    "ByTime",
     "Collection",
     "CommitInfo",
+    "Concat",
+    "Custom",
     "DatePartitioning",
     "Difference",
     "Outcome",
     "Partition",
+    "Replace",
     "SequencePartitioning",
     "StorageOptions",
     "TimeSeries",
+    "Upsert",
     "WriterOptions",
     "create_collection",
     "open_collection",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Self, TypeVar
 
+import numpy as np
 import xarray as xr
 
 from zcollection_engine.amending import Amender
@@ -17,13 +18,13 @@ from zcollection_engine.commits.opening import Moment, followed
 from zcollection_engine.commits.state import CollectionState, PartitionState
 from zcollection_engine.committing import Committer
 from zcollection_engine.config import CollectionConfig, CollectionRef, StoredConfig, load_config
-from zcollection_engine.errors import BusyError, NotFoundError, ReadOnlyError
+from zcollection_engine.errors import BusyError, FormatError, InvalidInputError, NotFoundError, ReadOnlyError
 from zcollection_engine.garbage import GarbageReport, GarbageRules
 from zcollection_engine.history import CommitInfo, Difference, diff, history
 from zcollection_engine.identity import GranuleEntry, GranuleIdentity, precedence_of
 from zcollection_engine.ingest import LocalExecutor, granule_from_dataset, prepare
 from zcollection_engine.reading import load_partitions
-from zcollection_engine.schema import Schema
+from zcollection_engine.schema import PROVENANCE, Schema
 from zcollection_engine.stores.base import ObjectStore
 from zcollection_engine.transaction import Executor, Offer, Outcome, WriterOptions
 from zcollection_engine.writer import Writer
@@ -234,6 +235,47 @@ class Collection:
     def commit_offers(self, offers: Sequence[Offer], executor: Executor | None = None) -> Outcome:
         """Commit prepared granules; see `zcollection_engine.writer.Writer.commit`."""
         return Writer(self._writing()).commit(offers, executor or LocalExecutor(self._store))
+
+    def retract(
+        self, granules: Sequence[int | str], *, executor: Executor | None = None, timeout: float | None = None
+    ) -> Outcome:
+        """Take granules out, as one transaction; see `zcollection_engine.writer.Writer.retract`."""
+        writer = Writer(self._writing())
+        return self._wait(lambda: writer.retract(granules, executor or LocalExecutor(self._store)), timeout)
+
+    def lineage(self, partition: str, rows: slice | Sequence[int] = slice(None)) -> list[GranuleEntry]:
+        """Return the granules that rows of a partition came from, one for each row.
+
+        Parameters
+        ----------
+        partition
+            Path.
+        rows
+            Row numbers in the partition.
+
+        Raises
+        ------
+        NotFoundError
+            If there is no such partition.
+        InvalidInputError
+            If the collection keeps no provenance.
+        SnapshotExpiredError
+            If the partition was rewritten since it was opened.
+        """
+        if not self.schema.keeps_provenance:
+            raise InvalidInputError(f"{self.url} keeps no provenance: its rows do not tell where they come from")
+        found = self.load([partition], variables=[PROVENANCE], decode=False)
+        dataset = found.to_dataset() if isinstance(found, xr.DataTree) else found
+        chosen = rows if isinstance(rows, slice) else np.asarray(rows, np.intp)
+        ids = dataset[PROVENANCE].isel({self.schema.dimension: chosen}).values
+        entries = {int(i): self._granule(int(i)) for i in np.unique(ids)}
+        return [entries[int(i)] for i in ids]
+
+    def _granule(self, identity: int) -> GranuleEntry:
+        entry = self.state.ledger.get(identity)
+        if entry is None:
+            raise FormatError(f"{self.url}: rows come from granule {identity}, which the commit log does not know")
+        return entry
 
     def drop_partitions(self, paths: Sequence[str], *, timeout: float | None = None) -> int:
         """Empty partitions, as one transaction; see `zcollection_engine.amending.Amender.drop`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -13,6 +13,7 @@ from zcollection_engine.commits.records import FORMAT_VERSION, dump, parse
 from zcollection_engine.errors import FormatError, NotFoundError
 from zcollection_engine.merging import Strategy, strategy_from_json
 from zcollection_engine.partitioning import Partitioning, partitioning_from_json
+from zcollection_engine.precedence import ByTime, Precedence, precedence_from_json
 from zcollection_engine.schema import Schema
 from zcollection_engine.schema_json import schema_from_json, schema_to_json
 from zcollection_engine.stores.base import ObjectStore
@@ -24,11 +25,24 @@ CONFIGS = f"{FOLDER}configs/"
 
 @dataclass(frozen=True, slots=True)
 class CollectionConfig:
-    """A collection's schema, partitioning and merge strategy."""
+    """What was decided about a collection.
+
+    Attributes
+    ----------
+    schema
+        Its variables.
+    partitioning
+        Which partition a row belongs to.
+    strategy
+        Which rows stay where granules meet.
+    precedence
+        Which of two granules wins.
+    """
 
     schema: Schema
     partitioning: Partitioning
     strategy: Strategy
+    precedence: Precedence = field(default_factory=ByTime)
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``_zcollection.json``; members that zcollection knows keep its names."""
@@ -38,6 +52,7 @@ class CollectionConfig:
             "partitioning": {**self.partitioning.to_json(), "dimension": self.schema.dimension},
             "catalog": {"enabled": False},
             "merge": self.strategy.to_json(),
+            "precedence": self.precedence.to_json(),
             "schema": schema_to_json(self.schema),
         }
 
@@ -54,6 +69,7 @@ class CollectionConfig:
                 schema_from_json(data["schema"]),
                 partitioning_from_json(data["partitioning"]),
                 strategy_from_json(data["merge"]),
+                precedence_from_json(data.get("precedence")),
             )
         except (KeyError, TypeError, FormatError) as error:
             raise FormatError(f"{name} is damaged: {error}") from error

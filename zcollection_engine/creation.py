@@ -17,7 +17,7 @@ from zcollection_engine.layout.chunkstore import ChunkStore, ChunkWriter, open_v
 from zcollection_engine.layout.documents import Version, render
 from zcollection_engine.partitioning import DatePartitioning, Partitioning
 from zcollection_engine.publication import STAGED
-from zcollection_engine.schema import TIME_UNITS, Schema, Variable
+from zcollection_engine.schema import PROVENANCE, TIME_UNITS, Schema, Variable
 from zcollection_engine.stores.base import ObjectStore
 
 _PRESENT = "{}: there is a collection already; open it, or choose another URL"
@@ -70,8 +70,13 @@ def _check(config: CollectionConfig) -> None:
                 f" the one dimension {config.schema.dimension!r}"
             )
         _check_type(config.partitioning, variable)
-    if not config.schema.keeps_provenance:
-        raise InvalidInputError("the schema lacks the row variable 'granule' (uint64): infer_schema adds it")
+    if config.schema.keeps_provenance and not _is_provenance(config.schema):
+        raise InvalidInputError(f"variable {PROVENANCE!r} is kept for the origin of each row; call yours otherwise")
+
+
+def _is_provenance(schema: Schema) -> bool:
+    variable = schema[PROVENANCE]
+    return (variable.dtype, variable.dimensions) == ("<u8", (schema.dimension,))
 
 
 def _check_type(partitioning: Partitioning, variable: Variable) -> None:

@@ -42,8 +42,10 @@ def prepare(
         As read.
     config
         Of the collection.
-    identity, url, precedence
+    identity, url
         For the ledger.
+    precedence
+        What decides where the collection's rule leaves it open: the time of the object, see `precedence_of`.
     immutable
         SHA-256 of the collection's variables without the partitioned dimension; the granule must have the same values.
 
@@ -68,7 +70,8 @@ def prepare(
     axis = fitted.variables[config.schema.axis].values
     split = config.partitioning.split({p: fitted.variables[p].values for p in config.partitioning.variables})
     shares = {path: Share(len(rows), config.strategy.intervals(axis[rows])) for path, rows in split.items()}
-    return GranuleEntry(identity, url, precedence, shares), fitted
+    ruled = config.precedence.of(identity.key, granule.attributes)
+    return GranuleEntry(identity, url, (*ruled, *precedence), shares), fitted
 
 
 def granule_from_dataset(dataset: xr.Dataset | xr.DataTree, schema: Schema, *, name: str) -> Granule:

@@ -19,15 +19,20 @@ import numpy.typing as npt
 from zcollection_engine.commits.grants import GrantCheck
 from zcollection_engine.commits.log import CommitLog
 from zcollection_engine.config import CollectionConfig, CollectionRef, resolve_config, resolve_store
-from zcollection_engine.granules.model import Granule
+from zcollection_engine.errors import InvalidInputError
+from zcollection_engine.granules.model import Granule, GranuleVariable
 from zcollection_engine.layout import keyspaces
 from zcollection_engine.layout.chunkstore import ChunkStore, ChunkWriter, open_variable
 from zcollection_engine.layout.documents import Version, render
-from zcollection_engine.merging import Change, Interval, Selection, select
+from zcollection_engine.merging import Candidates, Change, Custom, Interval, origins, select
+from zcollection_engine.merging.custom import call_function
+from zcollection_engine.rowblocks import ExistingRows, InsertedRows, MergedRows, block_rows
 from zcollection_engine.schema import PROVENANCE, Schema, Variable
 from zcollection_engine.stores.base import ObjectStore
 
 Values = npt.NDArray[Any]
+
+DEFAULT_BLOCK_NBYTES = 256 * 1024 * 1024
 
 _PARALLEL_ARRAYS = 8
 
@@ -59,6 +64,10 @@ class PartitionJob:
         Ids of the granules handed to the job, in the order in which they are handed.
     removed
         Ids of granules whose existing rows go.
+    present
+        (id, intervals) of every granule with a share before, in ascending rank, where rows do not tell theirs.
+    block_nbytes
+        Bytes of rows that a rewrite holds at a time, about.
     """
 
     collection: CollectionRef
@@ -72,17 +81,30 @@ class PartitionJob:
     owners: tuple[tuple[int, tuple[Interval, ...]], ...]
     inserted: tuple[int, ...]
     removed: tuple[int, ...] = ()
+    present: tuple[tuple[int, tuple[Interval, ...]], ...] = ()
+    block_nbytes: int = DEFAULT_BLOCK_NBYTES
 
 
 @dataclass(frozen=True, slots=True)
 class JobResult:
-    """A partition as a job left it; ``changed`` is False if the merge kept just the existing rows."""
+    """A partition as a job left it.
+
+    Attributes
+    ----------
+    axis
+        Smallest and greatest axis value of the rows written; of all rows unless ``extends``.
+    changed
+        False if the merge kept just the existing rows.
+    extends
+        True if rows were written behind the existing ones.
+    """
 
     partition: str
     rows: int
     generation: int
     axis: tuple[Any, Any] | None
     changed: bool = True
+    extends: bool = False
 
 
 def run_job(job: PartitionJob, granules: Sequence[Granule], store: ObjectStore | None = None) -> JobResult:
@@ -101,14 +123,15 @@ def run_job(job: PartitionJob, granules: Sequence[Granule], store: ObjectStore |
     ------
     FencedError
         If another writer took the partition over; nothing published was touched.
+    InvalidInputError
+        If a user's own merge function failed.
     """
     objects = store or resolve_store(job.collection.url, job.collection.options)
     config = resolve_config(job.collection, objects).config
     check = GrantCheck(CommitLog(objects), job.token, (job.partition,))
     with objects.exclusive(job.partition):
         writer = ChunkWriter(objects, UUID(job.attempt), check, check_every=job.seconds / 2)
-        merge = _PartitionMerge(job, config, granules, objects, writer)
-        result = {Change.APPEND: merge.append, Change.REWRITE: merge.rewrite, Change.COPY: merge.copy}[job.change]()
+        result = _PartitionMerge(job, config, granules, objects, writer).run()
         objects.flush()
     return result
 
@@ -125,86 +148,126 @@ class _PartitionMerge:
         writer: ChunkWriter,
     ) -> None:
         self._job = job
+        self._config = config
         self._schema = config.schema
         self._strategy = config.strategy
         self._objects = objects
         self._writer = writer
-        self._pieces = [
+        pieces = [
             (identity, granule, _rows_in(config, granule, job.partition))
             for identity, granule in zip(job.inserted, granules, strict=True)
         ]
+        self._inserted = InsertedRows(self._schema, pieces)
+        self._nothing = ExistingRows(self._schema, None, 0)
 
-    def append(self) -> JobResult:
-        """Write the new rows behind the existing ones."""
+    def run(self) -> JobResult:
+        match self._job.change:
+            case Change.COPY:
+                return self._copy(self._existing())
+            case _ if isinstance(self._strategy, Custom):
+                return self._merge_by_function(self._strategy)
+            case Change.APPEND:
+                return self._merge(self._nothing)
+            case _:
+                return self._merge(self._existing())
+
+    def _copy(self, existing: ExistingRows) -> JobResult:
+        """Take the rows of an older version."""
+        rows = MergedRows(existing, self._inserted, np.arange(existing.count))
+        return self._write_anew(rows, existing.column(self._schema.axis))
+
+    def _merge(self, existing: ExistingRows) -> JobResult:
+        """Choose among existing and new rows, and write no more than must be written."""
+        candidates = self._candidates(existing)
+        selection = select(self._strategy, candidates, self._job.owners, removed=self._job.removed)
+        axis = candidates.axis[selection.take]
+        if selection.is_identity and existing.count:
+            base = self._job.base
+            return JobResult(self._job.partition, base.rows, base.generation, _bounds(axis), changed=False)
+        if selection.is_extension:
+            behind = selection.take[existing.count :] - existing.count
+            return self._write_behind(MergedRows(self._nothing, self._inserted, behind), axis[existing.count :])
+        return self._write_anew(MergedRows(existing, self._inserted, selection.take), axis)
+
+    def _write_behind(self, merged: MergedRows, axis: Values) -> JobResult:
+        """Write new rows behind the existing ones, in the same generation."""
         base = self._job.base
-        selection = self._select(np.empty(0, self._axis_dtype()), np.empty(0, np.uint64))
-        rows = base.rows + selection.take.size
-        target = self._target(rows)
+        rows = base.rows + merged.take.size
+        target = self._target(base.generation, rows)
         target.prefetch(_tail_chunks(self._schema, base))
 
         def write(variable: Variable) -> None:
             array = open_variable(target, variable.path)
-            array[base.rows : rows] = self._inserted(variable)[selection.take]
+            array[base.rows : rows] = merged.column(variable.path)
 
         self._for_each_variable(write)
-        return self._result(rows, self._inserted(self._schema[self._schema.axis])[selection.take])
+        return JobResult(self._job.partition, rows, base.generation, _bounds(axis), extends=True)
 
-    def rewrite(self) -> JobResult:
-        """Write the whole partition into its next key space."""
-        job, schema = self._job, self._schema
-        source = ChunkStore(self._objects, job.partition, render(schema, job.base))
-        existing_axis = _read(source, schema[schema.axis])
-        selection = self._select(existing_axis, _read(source, schema[PROVENANCE]))
-        axis = np.concatenate([existing_axis, self._inserted(schema[schema.axis])])[selection.take]
-        if selection.is_identity:
-            bounds = (axis[0].item(), axis[-1].item()) if axis.size else None
-            return JobResult(job.partition, job.base.rows, job.base.generation, bounds, changed=False)
-        target = self._target(selection.take.size)
+    def _write_anew(self, merged: MergedRows, axis: Values) -> JobResult:
+        """Write all rows into the partition's next key space, block by block."""
+        job = self._job
+        target = self._target(job.generation, merged.take.size)
         self._writer.observe(self._leftovers())
 
         def write(variable: Variable) -> None:
-            _write(
-                target, variable, np.concatenate([_read(source, variable), self._inserted(variable)])[selection.take]
-            )
+            array = open_variable(target, variable.path)
+            rows = block_rows(self._schema, variable, job.block_nbytes // _PARALLEL_ARRAYS)
+            for place, values in merged.blocks(variable, rows):
+                array[place] = values
 
         self._for_each_variable(write)
-        return self._result(selection.take.size, axis)
+        return JobResult(job.partition, merged.take.size, job.generation, _bounds(axis))
 
-    def copy(self) -> JobResult:
-        """Write the rows of an older version into the partition's next key space."""
-        job, schema = self._job, self._schema
-        source = ChunkStore(self._objects, job.partition, render(schema, job.base))
-        target = self._target(job.base.rows)
-        self._writer.observe(self._leftovers())
-        self._for_each_variable(lambda v: _write(target, v, _read(source, v)))
-        return self._result(job.base.rows, _read(source, schema[schema.axis]))
+    def _merge_by_function(self, strategy: Custom) -> JobResult:
+        """Let a user's function merge one granule after another, in ascending rank."""
+        existing = self._existing()
+        paths = [variable.path for variable in self._schema.row_variables]
+        rows = {path: existing.column(path) for path in paths}
+        if PROVENANCE in rows and self._job.removed:
+            stays = ~np.isin(rows[PROVENANCE], np.array(self._job.removed, np.uint64))
+            rows = {path: values[stays] for path, values in rows.items()}
+        for piece in self._inserted.pieces:
+            added = InsertedRows(self._schema, [piece])
+            rows = call_function(strategy.function, self._schema, rows, {path: added.column(path) for path in paths})
+        self._require_partition(strategy, rows)
+        schema = self._schema
+        variables = {v.path: GranuleVariable(v.dimensions, rows[v.path]) for v in schema.row_variables}
+        granule = Granule(self._job.partition, schema.axis, schema.dimension, variables)
+        every = np.arange(granule.rows)
+        whole = InsertedRows(schema, [(0, granule, every)], origins=rows.get(PROVENANCE))
+        write = self._write_anew if self._job.base.rows else self._write_behind
+        return write(MergedRows(self._nothing, whole, every), rows[schema.axis])
 
-    def _select(self, existing_axis: Values, existing_origin: Values) -> Selection:
-        axis = np.concatenate([existing_axis, self._inserted(self._schema[self._schema.axis])])
-        origin = np.concatenate([existing_origin, self._inserted(self._schema[PROVENANCE])])
-        return select(
-            self._strategy,
-            axis,
-            origin,
-            self._job.owners,
-            existing=existing_axis.size,
-            removed=self._job.removed,
-        )
+    def _require_partition(self, strategy: Custom, rows: Mapping[str, Values]) -> None:
+        others = self._config.partitioning.split({p: rows[p] for p in self._config.partitioning.variables}).keys()
+        for path in others - {self._job.partition}:
+            raise InvalidInputError(
+                f"merge function {strategy.function!r} returned rows of {path} when it merged {self._job.partition}"
+            )
 
-    def _inserted(self, variable: Variable) -> Values:
-        shape = tuple(self._schema.sizes[d] or 0 for d in variable.dimensions)
-        pieces = [np.empty(shape, variable.numpy_dtype)]
-        for identity, granule, rows in self._pieces:
-            if variable.path == PROVENANCE:
-                pieces.append(np.full(len(rows), identity, np.uint64))
-            else:
-                pieces.append(granule.variables[variable.path].values[rows])
-        return np.concatenate(pieces)
+    def _candidates(self, existing: ExistingRows) -> Candidates:
+        def both(path: str) -> Values:
+            return np.concatenate([existing.column(path), self._inserted.column(path)])
 
-    def _target(self, rows: int) -> ChunkStore:
-        job = self._job
-        version = Version(job.base.commit, job.generation, rows)
-        return ChunkStore(self._objects, job.partition, render(self._schema, version), self._writer)
+        axis = both(self._schema.axis)
+        origin = np.concatenate([self._origins(existing, axis[: existing.count]), self._inserted.origin])
+        return Candidates(axis, origin, existing.count, {path: both(path) for path in self._strategy.columns})
+
+    def _origins(self, existing: ExistingRows, axis: Values) -> Values:
+        if self._schema.keeps_provenance:
+            return existing.column(PROVENANCE)
+        return origins(self._strategy, axis, self._job.present)
+
+    def _existing(self) -> ExistingRows:
+        base = self._job.base
+        if not base.rows:
+            return self._nothing
+        store = ChunkStore(self._objects, self._job.partition, render(self._schema, base))
+        return ExistingRows(self._schema, store, base.rows)
+
+    def _target(self, generation: int, rows: int) -> ChunkStore:
+        version = Version(self._job.base.commit, generation, rows)
+        return ChunkStore(self._objects, self._job.partition, render(self._schema, version), self._writer)
 
     def _leftovers(self) -> Mapping[str, str]:
         """ETags of all chunks that lie in the key space about to be written."""
@@ -223,12 +286,9 @@ class _PartitionMerge:
             for future in [pool.submit(write, variable) for variable in self._schema.row_variables]:
                 future.result()
 
-    def _axis_dtype(self) -> np.dtype[Any]:
-        return self._schema[self._schema.axis].numpy_dtype
 
-    def _result(self, rows: int, axis: Values) -> JobResult:
-        bounds = (axis.min().item(), axis.max().item()) if axis.size else None
-        return JobResult(self._job.partition, rows, self._job.generation, bounds)
+def _bounds(axis: Values) -> tuple[Any, Any] | None:
+    return (axis.min().item(), axis.max().item()) if axis.size else None
 
 
 def _rows_in(config: CollectionConfig, granule: Granule, partition: str) -> npt.NDArray[np.intp]:
@@ -249,12 +309,3 @@ def _tail_chunks(schema: Schema, base: Version) -> list[str]:
         indices = itertools.product([base.rows // variable.chunks[0]], *inner)
         keys += [f"{variable.path}/{keyspaces.chunk_key(base.generation, index)}" for index in indices]
     return keys
-
-
-def _write(store: ChunkStore, variable: Variable, values: Values) -> None:
-    if values.shape[0]:
-        open_variable(store, variable.path)[:] = values
-
-
-def _read(store: ChunkStore, variable: Variable) -> Values:
-    return np.asarray(open_variable(store, variable.path)[...], dtype=variable.numpy_dtype)

@@ -15,6 +15,7 @@ from zcollection_engine.errors import InvalidInputError
 from zcollection_engine.granules.model import Granule
 from zcollection_engine.merging import Strategy, TimeSeries
 from zcollection_engine.partitioning import Partitioning
+from zcollection_engine.precedence import ByTime, Precedence
 from zcollection_engine.probing import check_store
 from zcollection_engine.schema import Schema
 from zcollection_engine.stores.base import ObjectStore
@@ -28,6 +29,7 @@ def create_collection(
     partitioning: Partitioning,
     *,
     strategy: Strategy | None = None,
+    precedence: Precedence | None = None,
     immutable: Granule | None = None,
     storage: StorageOptions | None = None,
     writer: WriterOptions | None = None,
@@ -43,6 +45,8 @@ def create_collection(
         See `zcollection_engine.schema` and `zcollection_engine.partitioning`.
     strategy
         How granules merge; `TimeSeries` by default.
+    precedence
+        Which of two granules wins; by default the newer one.
     immutable
         A granule that holds the values of the variables without the partitioned dimension, if the schema has any.
     storage, writer, clock
@@ -60,7 +64,8 @@ def create_collection(
     behaviour = writer or WriterOptions(owner=f"library-{uuid.uuid4().hex}")
     require_absent(store)
     check_store(store, single_writer=behaviour.single_writer, probe=True)
-    config = CollectionConfig(schema, partitioning, strategy or TimeSeries())
+    merging = (strategy or TimeSeries()).bound(schema)
+    config = CollectionConfig(schema, partitioning, merging, precedence or ByTime())
     create(store, config, immutable=immutable, clock=clock or SystemClock())
     return open_collection(store, mode="w", storage=storage, writer=behaviour, clock=clock)
 

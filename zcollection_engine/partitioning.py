@@ -125,13 +125,27 @@ class DatePartitioning:
 
 @dataclass(frozen=True, slots=True)
 class SequencePartitioning:
-    """By the values of one or more integer variables, such as cycle and pass."""
+    """By the values of one or more integer variables, such as cycle and pass.
+
+    Parameters
+    ----------
+    names
+        Paths of the variables, the outermost folder first.
+    size
+        So many values of the last variable make one partition, named by the first of them; None: each its own.
+    start
+        First value of a group, for a ``size``.
+    """
 
     names: tuple[str, ...]
+    size: int | None = None
+    start: int = 0
 
     def __post_init__(self) -> None:
         if not self.names:
             raise InvalidInputError("a partitioning by sequence needs at least one variable")
+        if self.size is not None and self.size < 2:
+            raise InvalidInputError(f"size is {self.size}; a group of a partitioning by sequence has at least 2 values")
 
     @property
     def variables(self) -> tuple[str, ...]:
@@ -141,6 +155,8 @@ class SequencePartitioning:
         for name in self.names:
             _check_sequence(name, columns[name])
         stacked = np.stack([columns[name].astype(np.int64) for name in self.names], axis=1)
+        if self.size is not None:
+            stacked[:, -1] = (stacked[:, -1] - self.start) // self.size * self.size + self.start
         values, inverse = np.unique(stacked, axis=0, return_inverse=True)
         return {
             self._join(tuple(zip(self._leaves, values[code], strict=True))): rows
@@ -155,10 +171,16 @@ class SequencePartitioning:
         keys = _parse(path, self._leaves)
         if self._join(keys) != path:
             raise InvalidInputError(f"{path!r} is not spelt as a partition; {self._join(keys)!r} is")
+        if self.size is not None and (keys[-1][1] - self.start) % self.size:
+            raise InvalidInputError(
+                f"{path!r} is no partition: its last number is not {self.start} plus a multiple of {self.size}"
+            )
         return keys
 
     def to_json(self) -> dict[str, Any]:
-        return {"name": "sequence", "variables": list(self.names)}
+        if self.size is None:
+            return {"name": "sequence", "variables": list(self.names)}
+        return {"name": "grouped-sequence", "variables": list(self.names), "size": self.size, "start": self.start}
 
     @staticmethod
     def _join(keys: tuple[tuple[str, int], ...]) -> str:
@@ -174,6 +196,8 @@ def partitioning_from_json(data: Mapping[str, Any]) -> Partitioning:
                 return DatePartitioning(data["variable"], long[data["resolution"]])
             case "sequence":
                 return SequencePartitioning(tuple(data["variables"]))
+            case "grouped-sequence":
+                return SequencePartitioning(tuple(data["variables"]), data["size"], data["start"])
             case name:
                 raise FormatError(f"partitioning {name!r} is not known to this version; use a newer zcollectiond")
     except KeyError as error:

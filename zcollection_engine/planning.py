@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from zcollection_engine.commits.state import CollectionState
-from zcollection_engine.errors import InvalidGranuleError
+from zcollection_engine.errors import InvalidGranuleError, InvalidInputError
 from zcollection_engine.identity import GranuleEntry
-from zcollection_engine.merging import Change, Interval, Share, overlap, uncovered
+from zcollection_engine.merging import Change, Concat, Interval, Share, Strategy
 
 
 class Verdict(StrEnum):
@@ -42,6 +42,8 @@ class PartitionPlan:
         Granules whose rows are read for it, in ascending rank.
     removed
         Ids of granules whose existing rows go first: replaced ones, and those that are read again.
+    present
+        Granules with a share before, in ascending rank, if the rows do not tell theirs; else empty.
     """
 
     path: str
@@ -49,6 +51,7 @@ class PartitionPlan:
     owners: tuple[GranuleEntry, ...]
     inserted: tuple[GranuleEntry, ...]
     removed: tuple[int, ...]
+    present: tuple[GranuleEntry, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,9 @@ class Plan:
     accepted
         Granules that enter the ledger.
     replaced
-        Granules that leave it.
+        Granules that leave it, the retracted ones among them.
+    retracted
+        Granules that leave it without a successor.
     partitions
         Every partition touched.
     restored
@@ -77,9 +82,15 @@ class Plan:
     verdicts: dict[int, Verdict]
     accepted: tuple[GranuleEntry, ...]
     replaced: tuple[GranuleEntry, ...]
+    retracted: tuple[GranuleEntry, ...]
     partitions: tuple[PartitionPlan, ...]
     restored: tuple[GranuleEntry, ...]
     lost: tuple[GranuleEntry, ...]
+
+    @property
+    def is_change(self) -> bool:
+        """Whether there is anything to commit."""
+        return bool(self.accepted or self.replaced)
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -90,40 +101,83 @@ class Plan:
         return tuple(p.path for p in self.partitions if p.change is Change.REWRITE)
 
 
-def make_plan(state: CollectionState, offered: Sequence[GranuleEntry], gone: Members[int] = ()) -> Plan:
+@dataclass(frozen=True, slots=True)
+class MergeRules:
+    """What a collection's configuration says about merging.
+
+    Attributes
+    ----------
+    strategy
+        Which rows stay.
+    provenance
+        Whether each row tells its granule.
+    """
+
+    strategy: Strategy
+    provenance: bool = True
+
+    @property
+    def tells_origin(self) -> bool:
+        """Whether it can be told which granule a row of a partition comes from."""
+        return self.provenance or self.strategy.tells_origin
+
+
+def make_plan(
+    state: CollectionState,
+    rules: MergeRules,
+    offered: Sequence[GranuleEntry],
+    *,
+    retracted: Sequence[GranuleEntry] = (),
+    gone: Members[int] = (),
+) -> Plan:
     """Plan a commit.
 
     Parameters
     ----------
     state
         The collection.
+    rules
+        How it merges.
     offered
         Granules with their shares.
+    retracted
+        Granules that are to leave.
     gone
         Ids of granules that cannot be read again.
 
     Raises
     ------
     InvalidGranuleError
-        If two granules with different identities have the same id.
+        If two granules with different identities have the same id, or a granule would have to leave whose rows cannot
+        be told from others.
     """
     _check_ids(state, offered)
     verdicts = _judge(state, offered)
     accepted = tuple({e.id: e for e in offered if verdicts[e.id] is Verdict.COMMITTED}.values())
     keys = sorted({(e.identity.bucket, e.identity.key) for e in accepted})
     present = [found for key in keys if (found := state.ledger.latest(*key)) is not None]
-    replaced = tuple(state.ledger.living(entry) for entry in present)
+    _check_provenance(rules, present, retracted)
+    replaced = tuple(state.ledger.living(entry) for entry in (*present, *retracted))
     paths = sorted({path for entry in (*accepted, *replaced) for path in entry.shares})
     restorable: dict[int, GranuleEntry] = {}
     lost: dict[int, GranuleEntry] = {}
     partitions = []
     for path in paths:
-        plan, losers = _plan_partition(path, state.ledger.owners(path), accepted, replaced, gone)
+        plan, losers = _plan_partition(
+            path, rules, present=state.ledger.owners(path), accepted=accepted, replaced=replaced, gone=gone
+        )
         partitions.append(plan)
         for entry in losers:
             (lost if entry.id in gone else restorable)[entry.id] = entry
     return Plan(
-        state.number, verdicts, accepted, replaced, tuple(partitions), tuple(restorable.values()), tuple(lost.values())
+        state.number,
+        verdicts,
+        accepted,
+        replaced,
+        tuple(retracted),
+        tuple(partitions),
+        tuple(restorable.values()),
+        tuple(lost.values()),
     )
 
 
@@ -138,6 +192,23 @@ def _check_ids(state: CollectionState, offered: Iterable[GranuleEntry]) -> None:
                 " object again under another name",
                 reason="id_collision",
             )
+
+
+def _check_provenance(rules: MergeRules, replaced: Iterable[GranuleEntry], retracted: Iterable[GranuleEntry]) -> None:
+    """Refuse to take granules out whose rows can neither be told from others nor be overwritten by their successors."""
+    if rules.tells_origin:
+        return
+    for entry in retracted:
+        raise InvalidInputError(
+            f"{entry.identity.key!r} cannot be retracted: the collection keeps no provenance, so its rows cannot be"
+            " told from others"
+        )
+    for entry in replaced if isinstance(rules.strategy, Concat) else ():
+        raise InvalidGranuleError(
+            f"{entry.identity.key!r} is in already, and the collection keeps no provenance, so a newer version cannot"
+            " replace its rows; deliver it under another name if they shall be there twice",
+            reason="no_provenance",
+        )
 
 
 def _judge(state: CollectionState, offered: Sequence[GranuleEntry]) -> dict[int, Verdict]:
@@ -164,6 +235,8 @@ def _judge_alone(state: CollectionState, entry: GranuleEntry) -> Verdict:
 
 def _plan_partition(
     path: str,
+    rules: MergeRules,
+    *,
     present: Sequence[GranuleEntry],
     accepted: Sequence[GranuleEntry],
     replaced: Sequence[GranuleEntry],
@@ -173,32 +246,32 @@ def _plan_partition(
     staying = [e for e in present if e.id not in leaving]
     incoming = sorted((e for e in accepted if path in e.shares), key=lambda e: e.rank)
     owners = sorted([*staying, *incoming], key=lambda e: e.rank)
-    losers = _losers(path, staying, leaving.values(), owners)
+    losers = _losers(path, rules.strategy, staying, leaving.values(), owners) if rules.tells_origin else []
     back = [e for e in losers if e.id not in gone]
     inserted = sorted([*incoming, *back], key=lambda e: e.rank)
-    removed = (*leaving, *(e.id for e in back))
-    change = _change(path, staying, incoming, owners, removed)
-    return PartitionPlan(path, change, tuple(owners), tuple(inserted), removed), losers
+    removed = (*leaving, *(e.id for e in back)) if rules.tells_origin else ()
+    change = Change.REWRITE if removed else _change(path, rules.strategy, staying, incoming, owners)
+    known = () if rules.provenance else tuple(sorted(present, key=lambda e: e.rank))
+    return PartitionPlan(path, change, tuple(owners), tuple(inserted), removed, known), losers
 
 
 def _change(
     path: str,
+    strategy: Strategy,
     staying: Sequence[GranuleEntry],
     incoming: Sequence[GranuleEntry],
     owners: Sequence[GranuleEntry],
-    removed: Members[int],
 ) -> Change:
-    if removed:
-        return Change.REWRITE
-    if not any(uncovered(e.shares[path].intervals, _above(path, owners, e)) for e in incoming):
+    if all(strategy.hides(e.shares[path].intervals, _above(path, owners, e)) for e in incoming):
         return Change.NONE
     end = max((e.shares[path].last for e in staying), default=None)
     first = min(e.shares[path].first for e in incoming)
-    return Change.APPEND if end is None or first > end else Change.REWRITE
+    return Change.APPEND if end is None or (strategy.appends and first > end) else Change.REWRITE
 
 
 def _losers(
     path: str,
+    strategy: Strategy,
     staying: Iterable[GranuleEntry],
     leaving: Iterable[GranuleEntry],
     owners: Sequence[GranuleEntry],
@@ -210,8 +283,8 @@ def _losers(
         taken: list[Interval] = []
         for other in leaving:
             if other.rank > entry.rank:
-                taken.extend(overlap(other.shares[path].intervals, entry.shares[path].intervals))
-        if taken and uncovered(taken, _above(path, owners, entry)):
+                taken.extend(strategy.takes(entry.shares[path].intervals, other.shares[path].intervals))
+        if taken and not strategy.hides(taken, _above(path, owners, entry)):
             losers.append(entry)
     return losers
 

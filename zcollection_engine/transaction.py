@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from zcollection_engine.commits.state import PartitionState
 from zcollection_engine.errors import InvalidInputError
 from zcollection_engine.identity import GranuleEntry
-from zcollection_engine.jobs import JobResult, PartitionJob
+from zcollection_engine.jobs import DEFAULT_BLOCK_NBYTES, JobResult, PartitionJob
 from zcollection_engine.planning import Verdict
 
 
@@ -76,6 +76,9 @@ class WriterOptions:
         Records of the log between two checkpoints: so many are read one by one, at most, when the collection is opened.
     single_writer
         The operator's word that no other process writes: a store without conditional writes is accepted then.
+    block_nbytes
+        Bytes of a partition's rows that a rewrite holds at a time, about; besides those, for each row, its axis value,
+        its granule and what else the strategy compares.
     """
 
     owner: str
@@ -84,9 +87,12 @@ class WriterOptions:
     eager_arrays: bool = True
     checkpoint_records: int = 100
     single_writer: bool = False
+    block_nbytes: int = DEFAULT_BLOCK_NBYTES
 
     def __post_init__(self) -> None:
         if self.grant_seconds <= 0:
             raise InvalidInputError(f"grant_seconds is {self.grant_seconds:g}; a grant must live longer than 0 s")
         if self.checkpoint_records < 1:
             raise InvalidInputError(f"checkpoint_records is {self.checkpoint_records}; it must be 1 or more")
+        if self.block_nbytes < 1:
+            raise InvalidInputError(f"block_nbytes is {self.block_nbytes}; it must be 1 or more")

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from zcollection_engine.commits.grants import Granted
 from zcollection_engine.commits.records import Commit, PartitionChange
 from zcollection_engine.committing import Committer
-from zcollection_engine.errors import ConflictError, FencedError, SnapshotExpiredError
+from zcollection_engine.errors import ConflictError, FencedError, InvalidInputError, NotFoundError, SnapshotExpiredError
 from zcollection_engine.identity import GranuleEntry
 from zcollection_engine.jobs import JobResult, PartitionJob
 from zcollection_engine.layout.documents import Version
 from zcollection_engine.merging import Change
-from zcollection_engine.planning import PartitionPlan, Plan, make_plan
+from zcollection_engine.planning import MergeRules, PartitionPlan, Plan, make_plan
 from zcollection_engine.transaction import Executor, Offer, Outcome
 
 _DEFEATS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class _Intent:
+    """What a transaction shall bring in and take out."""
+
+    operation: str
+    offered: tuple[GranuleEntry, ...] = ()
+    retracted: tuple[int | str, ...] = ()
 
 
 class Writer:
@@ -43,28 +53,55 @@ class Writer:
             If other writers won again and again.
         StorageError
             If the storage failed. Calling again is safe: what was committed is then known.
+        InvalidGranuleError
+            If a granule's rows cannot be told from others, see `make_plan`.
         """
-        committer = self._committer
         payloads = {offer.entry.id: offer.payload for offer in offers}
-        entries = [offer.entry for offer in offers]
+        return self._run(_Intent("merge", tuple(offer.entry for offer in offers)), payloads, executor)
+
+    def retract(self, granules: Sequence[int | str], executor: Executor) -> Outcome:
+        """Take granules out, as one transaction; rows that they had taken from others come back from their sources.
+
+        They stay out when they are delivered again; a newer version of their objects comes in.
+
+        Parameters
+        ----------
+        granules
+            Ids, or keys of objects.
+
+        Raises
+        ------
+        NotFoundError
+            If one of them is not in.
+        InvalidInputError
+            If none is named, or the collection cannot tell their rows from others.
+        BusyError, ConflictError, StorageError
+            As `commit`.
+        """
+        if not granules:
+            raise InvalidInputError("name the granules to be retracted; granules() lists them")
+        return self._run(_Intent("retract", retracted=tuple(granules)), {}, executor)
+
+    def _run(self, intent: _Intent, payloads: dict[int, Any], executor: Executor) -> Outcome:
+        committer = self._committer
         gone: set[int] = set()
         defeats = 0
         while True:
-            plan = self._plan(entries, gone)
+            plan = self._plan(intent, gone)
             missing = [e for e in plan.restored if e.id not in payloads]
             if missing:
                 found = executor.reread(missing)
                 payloads.update(found)
                 gone.update(e.id for e in missing if e.id not in found)
                 continue
-            if not plan.accepted:
-                committer.publish(self._unseen(entries), arrays=committer.options.eager_arrays)
+            if not plan.is_change:
+                committer.publish(self._unseen(intent.offered), arrays=committer.options.eager_arrays)
                 return Outcome(None, plan.verdicts)
             granted = committer.grant(plan.number, plan.paths)
             if granted is None:
                 continue
             try:
-                return self._run(granted, plan, payloads, executor, entries)
+                return self._merge(granted, plan, intent, payloads, executor)
             except ConflictError as error:
                 defeats += 1
                 if defeats == _DEFEATS:
@@ -72,28 +109,44 @@ class Writer:
                         f"{committer.store.url}: other writers won {defeats} times in a row; the last time: {error}"
                     ) from error
 
-    def _plan(self, entries: Sequence[GranuleEntry], gone: set[int]) -> Plan:
+    def _plan(self, intent: _Intent, gone: set[int]) -> Plan:
         committer = self._committer
         with committer.lock:
             committer.refresh()
             try:
-                plan = make_plan(committer.state, entries, gone)
+                plan = self._make_plan(intent, gone)
             except SnapshotExpiredError:
                 committer.reload()  # the tables of an old checkpoint were collected; a newer one stands in its place
-                plan = make_plan(committer.state, entries, gone)
-            if plan.accepted:
+                plan = self._make_plan(intent, gone)
+            if plan.is_change:
                 committer.require_free(plan.paths)
                 for path in plan.rewritten:
                     committer.require_space(committer.state.partition(path), committer.clock.now())
             return plan
 
-    def _run(
-        self,
-        granted: Granted,
-        plan: Plan,
-        payloads: Mapping[int, Any],
-        executor: Executor,
-        entries: Sequence[GranuleEntry],
+    def _make_plan(self, intent: _Intent, gone: set[int]) -> Plan:
+        state, config = self._committer.state, self._committer.config
+        retracted = [self._present(granule) for granule in dict.fromkeys(intent.retracted)]
+        rules = MergeRules(config.strategy, config.schema.keeps_provenance)
+        return make_plan(state, rules, intent.offered, retracted=retracted, gone=gone)
+
+    def _present(self, granule: int | str) -> GranuleEntry:
+        """The entry of a granule that is in, by its id or the key of its object."""
+        ledger = self._committer.state.ledger
+        if isinstance(granule, int):
+            found = [entry] if (entry := ledger.get(granule)) is not None else []
+        else:
+            found = [entry for entry in ledger if entry.identity.key == granule]
+        if len(found) == 1:
+            return found[0]
+        place = self._committer.store.url
+        if found:
+            buckets = ", ".join(sorted(entry.identity.bucket for entry in found))
+            raise InvalidInputError(f"{place}: {granule!r} is in from several buckets ({buckets}): name it by its id")
+        raise NotFoundError(f"{place}: no granule {granule!r} is in; granules() lists them")
+
+    def _merge(
+        self, granted: Granted, plan: Plan, intent: _Intent, payloads: Mapping[int, Any], executor: Executor
     ) -> Outcome:
         committer = self._committer
         with committer.holding(granted):
@@ -109,9 +162,11 @@ class Writer:
                 granules=plan.accepted,
                 removed=plan.replaced,
                 lost=tuple(e.id for e in plan.lost),
+                operation=intent.operation,
+                withdrawn=tuple(replace(e, shares={}) for e in plan.retracted),
             )
             number = committer.commit(granted, draft, lambda: self._require_keys(plan))
-        committer.publish({*changes, *self._unseen(entries)}, arrays=committer.options.eager_arrays)
+        committer.publish({*changes, *self._unseen(intent.offered)}, arrays=committer.options.eager_arrays)
         with committer.lock:
             states = tuple(committer.state.partition(path) for path in changes)
         committer.checkpoint_if_due()
@@ -131,11 +186,18 @@ class Writer:
             owners=tuple((e.id, e.shares[plan.path].intervals) for e in plan.owners),
             inserted=tuple(e.id for e in plan.inserted),
             removed=plan.removed,
+            present=tuple((e.id, e.shares[plan.path].intervals) for e in plan.present),
+            block_nbytes=self._committer.options.block_nbytes,
         )
 
     def _require_keys(self, plan: Plan) -> None:
         """Raise `FencedError` if another writer committed a version of one of the plan's objects meanwhile."""
         ledger = self._committer.state.ledger
+        for entry in plan.replaced:
+            if entry.id not in ledger:
+                raise FencedError(
+                    f"{self._committer.store.url}: another writer took out {entry.identity.key}; planning again"
+                )
         replaced = {(e.identity.bucket, e.identity.key): e.id for e in plan.replaced}
         for entry in plan.accepted:
             key = (entry.identity.bucket, entry.identity.key)
@@ -160,6 +222,6 @@ class Writer:
 def _change(granted: Granted, result: JobResult) -> PartitionChange:
     base = granted.base(result.partition)
     axis = result.axis
-    if axis is not None and base.axis is not None and result.generation == base.generation:
+    if axis is not None and base.axis is not None and result.extends:
         axis = (min(axis[0], base.axis[0]), max(axis[1], base.axis[1]))
     return PartitionChange(result.rows, result.generation, axis, granted.flips.get(result.partition))

@@ -125,11 +125,11 @@ def test_a_sequence_partitioning_needs_integers(store: MemoryStore) -> None:
     assert list(store.list()) == []
 
 
-def test_a_schema_without_the_origin_of_rows_is_refused(store: MemoryStore) -> None:
+def test_a_variable_in_the_place_of_the_origin_of_rows_is_refused(store: MemoryStore) -> None:
     bare = small_schema()
-    schema = Schema(
-        bare.axis, bare.dimension, bare.dimensions, tuple(v for v in bare.variables if v.path != PROVENANCE)
-    )
+    others = tuple(v for v in bare.variables if v.path != PROVENANCE)
+    mine = Variable(PROVENANCE, "<f4", (bare.dimension,), (10,))
+    schema = Schema(bare.axis, bare.dimension, bare.dimensions, (*others, mine))
     with pytest.raises(InvalidInputError, match=PROVENANCE):
         create_collection(store, schema, DAILY)
 

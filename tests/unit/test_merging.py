@@ -13,7 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zcollection_engine.errors import FormatError
-from zcollection_engine.merging import Interval, Share, TimeSeries, overlap, select, strategy_from_json, uncovered
+from zcollection_engine.merging import (
+    Candidates,
+    Interval,
+    Share,
+    TimeSeries,
+    overlap,
+    select,
+    strategy_from_json,
+    uncovered,
+)
 
 # An id is a hash: it may have any of the 64 bits.
 IDS = [2**64 - 1, 3, 2**63, 2**63 + 1, 17, 2**62, 9, 2**64 - 2]
@@ -98,7 +107,7 @@ def test_select_keeps_just_the_rows_of_the_oracle_in_whatever_order_granules_com
     offered = list(ranked)
     random.shuffle(offered)
     rows = Rows.of(offered)
-    selection = select(strategy, rows.axis, rows.origin, owners_of(ranked, strategy), existing=0)
+    selection = select(strategy, Candidates(rows.axis, rows.origin, 0), owners_of(ranked, strategy))
     assert rows[selection.take].tuples() == oracle(ranked, tolerance)
 
 
@@ -119,7 +128,9 @@ def test_merging_in_batches_in_any_order_equals_merging_all_at_once(
         batch, waiting = waiting[:size], waiting[size:]
         known = sorted([*known, *batch], key=lambda granule: rank[granule[0]])
         rows = present + Rows.of(batch)
-        selection = select(strategy, rows.axis, rows.origin, owners_of(known, strategy), existing=len(present.tuples()))
+        selection = select(
+            strategy, Candidates(rows.axis, rows.origin, len(present.tuples())), owners_of(known, strategy)
+        )
         present = rows[selection.take]
     assert present.tuples() == oracle(ranked, tolerance)
 
@@ -130,8 +141,8 @@ def test_merging_the_same_rows_again_changes_nothing(pieces: list[list[int]], to
     strategy = TimeSeries(tolerance)
     owners = owners_of(ranked, strategy)
     rows = Rows.of(ranked)
-    merged = rows[select(strategy, rows.axis, rows.origin, owners, existing=0).take]
-    again = select(strategy, merged.axis, merged.origin, owners, existing=merged.axis.size)
+    merged = rows[select(strategy, Candidates(rows.axis, rows.origin, 0), owners).take]
+    again = select(strategy, Candidates(merged.axis, merged.origin, merged.axis.size), owners)
     assert again.is_identity
 
 
@@ -145,13 +156,13 @@ def test_rows_of_removed_granules_go_but_rows_inserted_under_their_id_stay(
     owners = owners_of(ranked, strategy)
     present = Rows.of(ranked)
     rows = present + Rows.of([granule for granule in ranked if granule[0] in removed])
-    selection = select(strategy, rows.axis, rows.origin, owners, existing=present.axis.size, removed=removed)
+    selection = select(strategy, Candidates(rows.axis, rows.origin, present.axis.size), owners, removed=removed)
     assert rows[selection.take].tuples() == oracle(ranked, tolerance)
 
 
 def test_rows_of_granules_that_own_nothing_any_more_are_dropped() -> None:
     rows = Rows.of([(5, [1, 2]), (6, [3])])
-    selection = select(TimeSeries(), rows.axis, rows.origin, [(6, ((3, 3),))], existing=3)
+    selection = select(TimeSeries(), Candidates(rows.axis, rows.origin, 3), [(6, ((3, 3),))])
     assert rows[selection.take].tuples() == [(3, 6, 0)]
 
 
@@ -159,7 +170,7 @@ def test_equal_axis_values_keep_the_order_of_rank_then_of_the_granule() -> None:
     low, high = (7, [5, 5, 1]), (2, [9, 9])
     strategy = TimeSeries()
     rows = Rows.of([high, low])
-    selection = select(strategy, rows.axis, rows.origin, owners_of([low, high], strategy), existing=0)
+    selection = select(strategy, Candidates(rows.axis, rows.origin, 0), owners_of([low, high], strategy))
     assert rows[selection.take].tuples() == [(1, 7, 2), (5, 7, 0), (5, 7, 1), (9, 2, 0), (9, 2, 1)]
 
 
@@ -167,27 +178,27 @@ def test_a_shared_boundary_value_is_kept_once_from_the_higher_rank() -> None:
     low, high = (1, [0, 10, 20]), (2, [20, 30])
     strategy = TimeSeries()
     rows = Rows.of([low, high])
-    selection = select(strategy, rows.axis, rows.origin, owners_of([low, high], strategy), existing=0)
+    selection = select(strategy, Candidates(rows.axis, rows.origin, 0), owners_of([low, high], strategy))
     assert rows[selection.take].tuples() == [(0, 1, 0), (10, 1, 1), (20, 2, 0), (30, 2, 1)]
 
 
 def test_nothing_merged_with_nothing_is_nothing() -> None:
     empty = Rows.of([])
-    selection = select(TimeSeries(), empty.axis, empty.origin, [], existing=0)
+    selection = select(TimeSeries(), Candidates(empty.axis, empty.origin, 0), [])
     assert selection.take.size == 0
     assert selection.is_identity
 
 
 def test_a_merge_that_reorders_existing_rows_is_not_the_identity() -> None:
     rows = Rows.of([(1, [2, 1])])
-    selection = select(TimeSeries(), rows.axis, rows.origin, [(1, ((1, 2),))], existing=2)
+    selection = select(TimeSeries(), Candidates(rows.axis, rows.origin, 2), [(1, ((1, 2),))])
     assert rows[selection.take].axis.tolist() == [1, 2]
     assert not selection.is_identity
 
 
 def test_a_merge_that_keeps_fewer_rows_is_not_the_identity() -> None:
     rows = Rows.of([(1, [1]), (2, [5])])
-    selection = select(TimeSeries(), rows.axis, rows.origin, [(1, ((1, 1),))], existing=2)
+    selection = select(TimeSeries(), Candidates(rows.axis, rows.origin, 2), [(1, ((1, 1),))])
     assert not selection.is_identity
 
 
@@ -199,7 +210,7 @@ def test_the_axis_may_have_any_numeric_type(dtype: type) -> None:
     rows = Rows.of(ranked)
     axis = rows.axis.astype(dtype)
     owners = [(identity, strategy.intervals(np.array(values, dtype))) for identity, values in ranked]
-    selection = select(strategy, axis, rows.origin, owners, existing=0)
+    selection = select(strategy, Candidates(axis, rows.origin, 0), owners)
     assert axis[selection.take].tolist() == [0, 10, 20, 30]
     assert rows[selection.take].origin.tolist() == [1, 2, 2, 1]
 

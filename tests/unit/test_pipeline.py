@@ -33,8 +33,8 @@ from zcollection_engine.commits.records import Commit
 from zcollection_engine.commits.state import CollectionState
 from zcollection_engine.errors import EmptyGranuleError, NotFoundError, SchemaMismatchError, StorageError
 from zcollection_engine.identity import GranuleEntry, GranuleIdentity
-from zcollection_engine.merging import Share
-from zcollection_engine.planning import make_plan
+from zcollection_engine.merging import Share, TimeSeries
+from zcollection_engine.planning import MergeRules, make_plan
 from zcollection_engine.stores.memory import MemoryStore
 from zcollection_engine.transaction import Offer, Outcome
 
@@ -98,7 +98,7 @@ class Target:
         return self.stored[url] == etag
 
     async def commit(self, offers: Sequence[Offer]) -> Outcome:
-        plan = make_plan(self.state, [offer.entry for offer in offers])
+        plan = make_plan(self.state, MergeRules(TimeSeries()), [offer.entry for offer in offers])
         self._calls.extend(f"commit {e.identity.key}" for e in plan.accepted)
         if not plan.accepted:
             return Outcome(None, plan.verdicts)

@@ -19,11 +19,16 @@ from zcollection_engine.commits.records import Commit, Creation, PartitionChange
 from zcollection_engine.commits.state import CollectionState
 from zcollection_engine.errors import InvalidInputError
 from zcollection_engine.identity import GranuleEntry, GranuleIdentity
-from zcollection_engine.merging import Change, Share, TimeSeries, select
-from zcollection_engine.planning import PartitionPlan, Plan, Verdict, make_plan
+from zcollection_engine.merging import Candidates, Change, Share, TimeSeries, select
+from zcollection_engine.planning import MergeRules, PartitionPlan, Plan, Verdict
+from zcollection_engine.planning import make_plan as plan_for
 
 NOW = datetime(2024, 1, 1, tzinfo=UTC)
 A, B = "cycle=1", "cycle=2"
+
+
+def make_plan(state: CollectionState, offered: Sequence[GranuleEntry], gone: Members[int] = ()) -> Plan:
+    return plan_for(state, MergeRules(TimeSeries()), offered, gone=gone)
 
 
 def empty_state() -> CollectionState:
@@ -246,7 +251,7 @@ class Ledger:
 
     def offer(self, batch: Sequence[Version], gone: Members[int] = ()) -> Plan:
         self.sources.update({v.entry.id: v for v in batch})
-        plan = make_plan(self.state, [v.entry for v in batch], gone)
+        plan = plan_for(self.state, MergeRules(self.strategy), [v.entry for v in batch], gone=gone)
         changes = {}
         for part in plan.partitions:
             self.changes.append(part.change)
@@ -265,7 +270,7 @@ class Ledger:
         base = self._columns([], part.path) if part.change is Change.APPEND else present
         axis, origin, position = (np.concatenate(pair) for pair in zip(base, inserted, strict=True))
         owners = [(e.id, e.shares[part.path].intervals) for e in part.owners]
-        take = select(self.strategy, axis, origin, owners, existing=base[0].size, removed=part.removed).take
+        take = select(self.strategy, Candidates(axis, origin, base[0].size), owners, removed=part.removed).take
         kept = (axis[take], origin[take], position[take])
         if part.change is Change.REWRITE:
             return kept

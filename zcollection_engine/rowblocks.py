@@ -1,0 +1,134 @@
+"""The rows of a merged partition, block by block: from those that are there and those that come.
+
+Memory follows the size of a block, not that of the partition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+
+from zcollection_engine.chunking import value_nbytes
+from zcollection_engine.granules.model import Granule
+from zcollection_engine.layout.chunkstore import ChunkStore, open_variable
+from zcollection_engine.schema import PROVENANCE, Schema, Variable
+
+Values = npt.NDArray[Any]
+
+#: Rows may be read that are not wanted, up to so many times those that are: one slice is cheaper than many rows.
+_SLACK = 2
+
+
+@dataclass(frozen=True)
+class ExistingRows:
+    """The rows that a partition has, read when asked for; ``store`` is None for one without rows."""
+
+    schema: Schema
+    store: ChunkStore | None
+    count: int
+
+    def column(self, path: str) -> Values:
+        """All values of a variable."""
+        variable = self.schema[path]
+        if self.store is None:
+            return _empty(self.schema, variable)
+        return np.asarray(open_variable(self.store, path)[...], dtype=variable.numpy_dtype)
+
+    def reader(self, variable: Variable) -> zarr.Array[Any] | None:
+        return None if self.store is None else open_variable(self.store, variable.path)
+
+
+@dataclass(frozen=True)
+class InsertedRows:
+    """The rows of granules in one partition.
+
+    Attributes
+    ----------
+    pieces
+        (id, granule, row numbers in it) of each.
+    origins
+        Granule id of each row, where it is not that of its piece.
+    """
+
+    schema: Schema
+    pieces: Sequence[tuple[int, Granule, npt.NDArray[np.intp]]]
+    origins: npt.NDArray[np.uint64] | None = None
+
+    @cached_property
+    def origin(self) -> npt.NDArray[np.uint64]:
+        """Granule id of each row, shape (n,)."""
+        if self.origins is not None:
+            return self.origins
+        parts = [np.full(len(rows), identity, np.uint64) for identity, _, rows in self.pieces]
+        return np.concatenate([np.empty(0, np.uint64), *parts])
+
+    def column(self, path: str) -> Values:
+        """All values of a variable."""
+        if path == PROVENANCE:
+            return self.origin
+        variable = self.schema[path]
+        parts = [granule.variables[path].values[rows] for _, granule, rows in self.pieces]
+        return np.concatenate([_empty(self.schema, variable), *parts])
+
+
+@dataclass(frozen=True)
+class MergedRows:
+    """The chosen rows in their order.
+
+    Attributes
+    ----------
+    take
+        Row numbers into the existing rows followed by the inserted ones, shape (rows,).
+    """
+
+    existing: ExistingRows
+    inserted: InsertedRows
+    take: npt.NDArray[np.intp]
+
+    def blocks(self, variable: Variable, rows: int) -> Iterator[tuple[slice, Values]]:
+        """Yield the values of a variable, so many rows at a time, with their places."""
+        old, new = self.existing.reader(variable), self.inserted.column(variable.path)
+        for start in range(0, self.take.size, rows):
+            place = slice(start, min(start + rows, self.take.size))
+            yield place, self._gather(variable, old, new, self.take[place])
+
+    def column(self, path: str) -> Values:
+        """All values of a variable."""
+        values = np.concatenate([self.existing.column(path), self.inserted.column(path)])
+        return np.asarray(values[self.take])
+
+    def _gather(self, variable: Variable, old: zarr.Array[Any] | None, new: Values, take: Values) -> Values:
+        is_new = take >= self.existing.count
+        if old is None or is_new.all():
+            return np.asarray(new[take - self.existing.count])
+        values = np.empty((take.size, *new.shape[1:]), variable.numpy_dtype)
+        values[~is_new] = _read_rows(old, take[~is_new])
+        values[is_new] = new[take[is_new] - self.existing.count]
+        return values
+
+
+def block_rows(schema: Schema, variable: Variable, nbytes: int) -> int:
+    """Return the rows of a block of about so many bytes: whole chunks, at least one."""
+    row = value_nbytes(variable.dtype, 0 if variable.is_text else variable.numpy_dtype.itemsize)
+    for name in variable.dimensions[1:]:
+        row *= max(1, schema.sizes[name] or 1)
+    return max(1, nbytes // (row * variable.chunks[0])) * variable.chunks[0]
+
+
+def _read_rows(array: zarr.Array[Any], rows: Values) -> Values:
+    """Read rows of an array; one slice if it has few others in it."""
+    first, last = int(rows.min()), int(rows.max())
+    if last - first < _SLACK * rows.size:
+        return np.asarray(np.asarray(array[first : last + 1])[rows - first])
+    return np.asarray(array.oindex[rows])
+
+
+def _empty(schema: Schema, variable: Variable) -> Values:
+    shape = tuple(schema.sizes[d] or 0 for d in variable.dimensions)
+    return np.empty(shape, variable.numpy_dtype)
