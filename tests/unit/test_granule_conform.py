@@ -199,7 +199,7 @@ def test_whatever_fits_is_within_half_a_unit(
 
 @pytest.mark.parametrize(
     ("found", "expected"),
-    [({"units": "cm"}, {"units": "m"}), ({}, {"units": "m"}), ({"units": "m"}, {}), ({"_Unsigned": "true"}, {})],
+    [({"units": "dB"}, {"units": "m"}), ({}, {"units": "m"}), ({"units": "m"}, {}), ({"_Unsigned": "true"}, {})],
 )
 def test_attributes_that_change_the_meaning_must_agree(found: dict[str, str], expected: dict[str, str]) -> None:
     assert "another meaning" in refusal(variable([1], **found), variable([1], **expected))
@@ -209,10 +209,10 @@ def test_attributes_that_change_the_meaning_must_agree(found: dict[str, str], ex
     ("units", "calendars", "fits"),
     [
         ("seconds since 2000-01-01", ("standard", "proleptic_gregorian"), True),
-        ("days since 0001-01-01", ("standard", "proleptic_gregorian"), False),
         ("days since 0001-01-01", ("standard", "Gregorian"), True),
         ("days since 2000-01-01", ("standard", "noleap"), False),
         ("UTC seconds since 2000", ("standard", "gregorian"), True),
+        ("UTC seconds since 2000", ("standard", "julian"), False),
     ],
 )
 def test_calendars_must_count_alike(units: str, calendars: tuple[str, str], fits: bool) -> None:
@@ -221,6 +221,32 @@ def test_calendars_must_count_alike(units: str, calendars: tuple[str, str], fits
         assert fitted(theirs, ours).attributes["calendar"] == calendars[1]
     else:
         assert "calendar" in refusal(theirs, ours)
+
+
+def test_unsigned_values_in_signed_integers_are_cast_and_packed_as_what_they_mean() -> None:
+    byte = variable([-1, 5, -2], "i1", fill=-2, _Unsigned="true")
+    wide = fitted(byte, variable([0], "i2", fill=-1, _Unsigned="true"))
+    assert (wide.values.dtype.str, wide.values.tolist(), wide.fill_value) == ("<i2", [255, 5, -1], -1)
+    packed = fitted(byte, variable([0], "i1", fill=-3, _Unsigned="true", scale_factor=5.0))
+    assert packed.values.tolist() == [51, 1, -3]
+    assert "not missing" in refusal(byte, variable([0], "i2", fill=255, _Unsigned="true"))
+
+
+def test_every_declared_missing_value_stays_missing() -> None:
+    found = variable([1, -1, -2, -3], fill=-1, missing_value=[-2, -3])
+    same = variable([0], "i4", fill=-1, missing_value=[-2, -3])
+    assert fitted(found, same).values.tolist() == [1, -1, -2, -3]
+    assert fitted(found, variable([0], fill=-9)).values.tolist() == [1, -9, -9, -9]
+    assert fitted(found, variable([0], fill=-9, missing_value=-3)).values.tolist() == [1, -9, -9, -3]
+    coarse = variable([0], "i4", fill=-9, missing_value=-2, scale_factor=0.5)
+    assert fitted(found, coarse).values.tolist() == [2, -9, -9, -9]
+    twice = variable([0], fill=-2, missing_value=-2)
+    assert fitted(variable([1, -1, -2], fill=-1, missing_value=-2), twice).values.tolist() == [1, -2, -2]
+    assert "not missing" in refusal(variable([1, -2], fill=-1), same)
+
+
+def test_a_collection_of_booleans_takes_no_other_packing() -> None:
+    assert "dtype bool" in refusal(variable([1], scale_factor=2.0), variable([True], bool))
 
 
 def test_attributes_that_only_describe_may_differ() -> None:

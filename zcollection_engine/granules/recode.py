@@ -1,74 +1,41 @@
-"""Turn the stored values of one packing, dtype and fill value into those of another, without loss."""
+"""Turn the stored values of one packing, dtype, fill value and unit into those of another, without loss."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from zcollection_engine.granules.missing import is_any, marks, marks_in_common, translate
 from zcollection_engine.granules.model import GranuleVariable
+from zcollection_engine.granules.packing import UNPACKED, Packing, RecodeError
+from zcollection_engine.granules.unitconversion import IDENTITY, Conversion
 from zcollection_engine.schema import Scalar, Variable
 
 #: Integers up to this are exact in float64.
 _EXACT = 1 << 53
+_INT64 = np.iinfo(np.int64)
 
 
-class RecodeError(Exception):
-    """Values cannot be kept as they are."""
-
-    def __init__(self, found: str, expected: str, advice: str) -> None:
-        super().__init__(f"{found}; {expected}; {advice}")
-        self.found = found
-        self.expected = expected
-        self.advice = advice
-
-
-@dataclass(frozen=True, slots=True)
-class Packing:
-    """CF packing: value = stored * scale + offset."""
-
-    scale: float
-    offset: float
-
-    @classmethod
-    def of(cls, attributes: Mapping[str, Any]) -> Packing:
-        """Raises `RecodeError` for a packing that is not one."""
-        scale, offset = (
-            _number(key, attributes.get(key, default)) for key, default in (("scale_factor", 1), ("add_offset", 0))
-        )
-        if not (np.isfinite(scale) and np.isfinite(offset)) or scale == 0:
-            raise RecodeError(
-                f"scale_factor {scale} and add_offset {offset}",
-                "a packing that can be undone",
-                "correct them",
-            )
-        return cls(scale, offset)
-
-    def __str__(self) -> str:
-        return f"scale_factor {self.scale!r} and add_offset {self.offset!r}"
-
-
-def _number(key: str, value: Any) -> float:
-    item = value.item() if isinstance(value, np.ndarray | np.generic) and value.size == 1 else value
-    item = item[0] if isinstance(item, list) and len(item) == 1 else item
-    if not isinstance(item, int | float):
-        raise RecodeError(f"{key} {value!r}", "a number", "correct the attribute")
-    return float(item)
-
-
-def recode(found: GranuleVariable, variable: Variable) -> npt.NDArray[Any]:
+def recode(found: GranuleVariable, variable: Variable, conversion: Conversion = IDENTITY) -> npt.NDArray[Any]:
     """Return the values of a numeric variable as a collection stores them.
+
+    Integers that are not packed become others in other units by exact integer arithmetic where they can. All else is
+    decoded and encoded again in float64.
 
     Parameters
     ----------
     found
-        Raw values, with the granule's packing and fill value.
+        Raw values, with the granule's packing and fill value. ``missing_value`` means "missing" too; where it does so
+        in the collection it stays. With ``_Unsigned`` on both sides signed integers stand for unsigned ones.
     variable
         The collection's dtype, packing and fill value.
+    conversion
+        From the granule's units to the collection's.
 
     Returns
     -------
@@ -78,24 +45,92 @@ def recode(found: GranuleVariable, variable: Variable) -> npt.NDArray[Any]:
     Raises
     ------
     RecodeError
-        If a value would be lost, or changed by more than half a unit of the granule's packing.
+        If a value would be lost, or changed by more than half a unit of the granule's packing; or changed at all, for
+        an integer that counts from a reference time and is not packed.
     """
-    ours, theirs = Packing.of(variable.attributes), Packing.of(found.attributes)
-    missing = is_fill(found.values, found.fill_value)
+    stored = variable.numpy_dtype
+    found, variable = _meant(found), _meant_target(variable)
+    ours, theirs = Packing.of(variable.attributes), Packing.of(found.attributes).converted(conversion)
+    kept = marks_in_common(found, variable) if ours == theirs else frozenset()
+    missing = is_any(found.values, {found.fill_value, *marks(found.attributes)} - kept)
     if ours == theirs:
         values = _cast(found.values, missing, variable)
+    elif _are_plain_integers(found, variable):
+        values = _convert_integers(found.values, missing, variable.numpy_dtype, conversion)
     else:
         values = _repack(found.values, missing, variable.numpy_dtype, theirs=theirs, ours=ours)
-    return _translate(values, missing, found, variable)
+    values = translate(values, missing, found, variable, kept=kept)
+    return values if values.dtype == stored else values.view(stored)
 
 
-def is_fill(values: npt.NDArray[Any], fill_value: Scalar | None) -> npt.NDArray[np.bool_]:
-    """Tell where values are the fill value; NaN is equal to NaN."""
-    if fill_value is None or isinstance(fill_value, str):
-        return np.zeros(values.shape, dtype=bool)
-    if _is_nan(fill_value):
-        return np.isnan(values) if values.dtype.kind == "f" else np.zeros(values.shape, dtype=bool)
-    return np.asarray(values == fill_value)
+def is_unsigned(attributes: Mapping[str, Any]) -> bool:
+    """Tell whether signed integers stand for unsigned ones (attribute ``_Unsigned`` of the NetCDF Users Guide)."""
+    return str(attributes.get("_Unsigned") or "false").strip().lower() != "false"
+
+
+def _meant(found: GranuleVariable) -> GranuleVariable:
+    """Return a variable with the unsigned integers that its values stand for."""
+    size = found.values.dtype.itemsize
+    if found.values.dtype.kind != "i" or not is_unsigned(found.attributes):
+        return found
+    fill, attributes = _meant_marks(found.fill_value, found.attributes, size)
+    return replace(found, values=found.values.view(f"<u{size}"), fill_value=fill, attributes=attributes)
+
+
+def _meant_target(variable: Variable) -> Variable:
+    size = variable.numpy_dtype.itemsize
+    if variable.numpy_dtype.kind != "i" or not is_unsigned(variable.attributes):
+        return variable
+    fill, attributes = _meant_marks(variable.fill_value, variable.attributes, size)
+    return replace(variable, dtype=f"<u{size}", fill_value=fill, attributes=attributes)
+
+
+def _meant_marks(
+    fill_value: Scalar | None, attributes: Mapping[str, Any], size: int
+) -> tuple[Scalar | None, dict[str, Any]]:
+    wrap = 1 << (8 * size)
+    fill = int(fill_value) % wrap if isinstance(fill_value, int) else fill_value
+    return fill, {**attributes, "missing_value": [mark % wrap for mark in marks(attributes)]}
+
+
+def _are_plain_integers(found: GranuleVariable, variable: Variable) -> bool:
+    kinds = found.values.dtype.kind + variable.numpy_dtype.kind
+    return set(kinds) <= set("iu") and Packing.of(found.attributes) == Packing.of(variable.attributes) == UNPACKED
+
+
+def _convert_integers(
+    values: npt.NDArray[Any], missing: npt.NDArray[np.bool_], target: np.dtype[Any], conversion: Conversion
+) -> npt.NDArray[Any]:
+    """Convert between units; in float64 where a value is not whole in the wanted one and need not be."""
+    present = values[~missing]
+    if not present.size:
+        return np.zeros(values.shape, target)
+    lowest, highest = int(present.min()), int(present.max())
+    divisor = math.lcm(conversion.factor.denominator, conversion.shift.denominator)
+    times, plus = int(conversion.factor * divisor), int(conversion.shift * divisor)
+    reached = (divisor, times, plus, highest, *(n * times + k for n in (lowest, highest) for k in (0, plus)))
+    fits = all(_INT64.min <= number <= _INT64.max for number in reached)
+    numbers = np.where(missing, present[0], values).astype(np.int64 if fits else object)
+    scaled = np.asarray(numbers * times + plus, numbers.dtype)
+    rest = np.asarray(scaled % divisor != 0, bool)
+    if rest.any():
+        if not conversion.whole:
+            return _repack(values, missing, target, theirs=UNPACKED.converted(conversion), ours=UNPACKED)
+        raise RecodeError(
+            f"the value {int(numbers[rest][0])}",
+            "whole numbers, and in its units that is none",
+            "create the collection with the finer unit",
+        )
+    bounds = np.iinfo(target)
+    for extreme in (lowest, highest):
+        number = (extreme * times + plus) // divisor
+        if not bounds.min <= number <= bounds.max:
+            raise RecodeError(
+                f"the value {extreme}, which is {number} in the collection's units",
+                f"{target.name}, which it overflows",
+                "create the collection with a wider dtype",
+            )
+    return np.asarray(scaled // divisor, numbers.dtype).astype(target)
 
 
 def _cast(values: npt.NDArray[Any], missing: npt.NDArray[np.bool_], variable: Variable) -> npt.NDArray[Any]:
@@ -168,6 +203,8 @@ def _tolerance(
 def _round_to(encoded: npt.NDArray[np.float64], target: np.dtype[Any], ours: Packing) -> npt.NDArray[Any]:
     if target.kind == "f":
         return encoded.astype(target)
+    if target.kind == "b":
+        raise RecodeError(f"a packing that is not {ours}", "dtype bool", "create the collection with a numeric dtype")
     rounded = np.rint(encoded)
     bounds = np.iinfo(target)
     # The upper bound of 64-bit integers has no float64; the next number above it is the first that overflows.
@@ -180,36 +217,3 @@ def _round_to(encoded: npt.NDArray[np.float64], target: np.dtype[Any], ours: Pac
             "create the collection with a wider dtype",
         )
     return rounded.astype(target)
-
-
-def _translate(
-    values: npt.NDArray[Any], missing: npt.NDArray[np.bool_], found: GranuleVariable, variable: Variable
-) -> npt.NDArray[Any]:
-    """Put the collection's fill value where the granule has its own."""
-    ours = variable.fill_value
-    present = is_fill(values, ours) & ~missing
-    if present.any() and not _is_nan(ours):
-        raise RecodeError(
-            f"{int(present.sum())} values {ours!r} that are not missing (its fill value is {found.fill_value!r})",
-            f"fill value {ours!r}, which would make them missing",
-            "create the collection with another fill value",
-        )
-    if not missing.any() or (_same(ours, found.fill_value) and values is found.values):
-        return values
-    if ours is None:
-        if values.dtype.kind != "f":
-            raise RecodeError(
-                f"{int(missing.sum())} missing values ({found.fill_value!r})",
-                "no fill value",
-                "create the collection with a fill value",
-            )
-        ours = float("nan")
-    return np.where(missing, np.asarray(ours, dtype=values.dtype), values)
-
-
-def _same(first: Scalar | None, second: Scalar | None) -> bool:
-    return first == second or (_is_nan(first) and _is_nan(second))
-
-
-def _is_nan(value: Scalar | None) -> bool:
-    return isinstance(value, float) and math.isnan(value)
