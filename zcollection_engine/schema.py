@@ -23,6 +23,47 @@ TIME_CALENDAR = "proleptic_gregorian"
 
 Scalar = int | float | str | bool
 
+#: Value of a codec's setting; the order of a transpose is a tuple.
+Setting = int | str | bool | tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Codec:
+    """One codec: its name as Zarr v3 has it, and its settings, all of them, in a fixed order."""
+
+    name: str
+    configuration: tuple[tuple[str, Setting], ...] = ()
+
+    def __getitem__(self, key: str) -> Setting:
+        return dict(self.configuration)[key]
+
+
+#: Closes a chain that does not end in zstd, see `Codecs`.
+ENVELOPE = Codec("zstd", (("level", 1), ("checksum", True)))
+
+
+@dataclass(frozen=True, slots=True)
+class Codecs:
+    """How the chunks of a variable are encoded; `zcollection_engine.codecs` makes, checks and renders it.
+
+    Every chunk ends in a zstd skippable frame, which readers accept behind zstd only. So a chain whose last codec is
+    another one gets `ENVELOPE` appended: zstd level 1 with a checksum.
+
+    Attributes
+    ----------
+    array_to_array
+        Before the values become bytes. What makes the bytes of them follows from the dtype.
+    bytes_to_bytes
+        After that, the last one being zstd.
+    """
+
+    array_to_array: tuple[Codec, ...] = ()
+    bytes_to_bytes: tuple[Codec, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.bytes_to_bytes or self.bytes_to_bytes[-1].name != ENVELOPE.name:
+            object.__setattr__(self, "bytes_to_bytes", (*self.bytes_to_bytes, ENVELOPE))
+
 
 @dataclass(frozen=True, slots=True)
 class Dimension:
@@ -51,6 +92,9 @@ class Variable:
         Floats may be NaN.
     attributes
         JSON values, without ``_FillValue``; packing stays here (``scale_factor``, ``add_offset``).
+    codecs
+        How chunks are encoded; None means what every collection had before there was a choice, zstd level 3 with a
+        checksum, for ever.
     """
 
     path: str
@@ -59,6 +103,7 @@ class Variable:
     chunks: tuple[int, ...]
     fill_value: Scalar | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    codecs: Codecs | None = None
 
     def __post_init__(self) -> None:
         if len(self.chunks) != len(self.dimensions):
@@ -75,7 +120,7 @@ class Variable:
 
     def _comparable(self) -> tuple[Any, ...]:
         fill = repr(self.fill_value) if isinstance(self.fill_value, float) else self.fill_value
-        return self.path, self.dtype, self.dimensions, self.chunks, fill, dict(self.attributes)
+        return self.path, self.dtype, self.dimensions, self.chunks, fill, dict(self.attributes), self.codecs
 
     @property
     def name(self) -> str:

@@ -3,7 +3,7 @@
 The layout is that of zcollection's own ``_zcollection.json`` (its format version 1) as far as that goes: a
 tree of groups with dimensions, variables and attributes. For an exact round trip there is more, which
 zcollection ignores: ``axis`` (path of the axis variable), ``dimension`` (the partitioned one), and for each
-variable its ``chunks``.
+variable its ``chunks``. A variable without ``codecs`` has those of the time before there was a choice.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import difflib
 import json
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -25,6 +25,7 @@ from zcollection_engine.chunking import (
     value_nbytes,
     whole_chunks,
 )
+from zcollection_engine.codecs import DEFAULT_PROFILE, Choice, codecs_to_json, parse_codecs, with_codecs
 from zcollection_engine.errors import FormatError, InvalidInputError
 from zcollection_engine.jsonvalues import decode_fill_value, encode_fill_value, json_attributes
 from zcollection_engine.schema import (
@@ -47,9 +48,11 @@ _TEXT_NAMES = frozenset({_TEXT_CODE, TEXT, "str"})
 _TIME_NAMES = frozenset({"datetime64[ns]", "<M8[ns]"})
 
 _GROUP_KEYS = frozenset({"name", "dimensions", "variables", "groups", "attrs"})
-_ROOT_KEYS = _GROUP_KEYS | {"axis", "dimension", "format_version", "provenance"}
+_ROOT_KEYS = _GROUP_KEYS | {"axis", "dimension", "format_version", "provenance", "codecs"}
 _DIMENSION_KEYS = frozenset({"name", "size", "chunks", "shards"})
-_VARIABLE_KEYS = frozenset({"name", "dtype", "dimensions", "chunks", "fill_value", "attrs", "role", "immutable"})
+_VARIABLE_KEYS = frozenset(
+    {"name", "dtype", "dimensions", "chunks", "fill_value", "attrs", "codecs", "role", "immutable"}
+)
 
 T = TypeVar("T")
 
@@ -87,6 +90,7 @@ def _group(root: dict[str, Any], path: str) -> dict[str, Any]:
 
 
 def _variable_to_json(variable: Variable, schema: Schema) -> dict[str, Any]:
+    codecs = {} if variable.codecs is None else {"codecs": codecs_to_json(variable.codecs, variable)}
     return {
         "name": variable.name,
         "dtype": _TEXT_CODE if variable.is_text else variable.dtype,
@@ -96,6 +100,7 @@ def _variable_to_json(variable: Variable, schema: Schema) -> dict[str, Any]:
         "attrs": json_attributes(variable.attributes),
         "role": "user",
         "immutable": schema.dimension not in variable.dimensions,
+        **codecs,
     }
 
 
@@ -121,7 +126,7 @@ def schema_from_json(data: Mapping[str, Any]) -> Schema:
         raise FormatError(f"schema: {error}") from error
 
 
-def load_schema_file(path: str | Path) -> Schema:
+def load_schema_file(path: str | Path, *, codecs: Choice = DEFAULT_PROFILE, zarr_format: int = 3) -> Schema:
     """Read a schema that a user wrote, as TOML or JSON (by the name's ending).
 
     The members are those of `schema_to_json`. Needed are ``axis``, and for each variable ``name`` and
@@ -130,7 +135,8 @@ def load_schema_file(path: str | Path) -> Schema:
     need a ``size``. ``chunks`` follow the rule of `zcollection_engine.chunking`, with the rows that the
     partitioned dimension's ``chunks`` asks for. dtypes are numpy's ("int16"), "string", and for the axis
     "datetime64[ns]", which is stored as int64 with units. The variable that keeps each row's origin is added
-    unless ``provenance = false``.
+    unless ``provenance = false``. A variable's ``codecs`` are what `parse_codecs` takes; those of the whole
+    schema what `with_codecs` takes, and go before the arguments.
 
     Raises
     ------
@@ -146,7 +152,9 @@ def load_schema_file(path: str | Path) -> Schema:
     except ValueError as error:
         raise InvalidInputError(f"{path}: neither TOML nor, named .json, JSON: {error}") from error
     try:
-        return _Reader(strict=True).schema(document)
+        return with_codecs(
+            _Reader(strict=True).schema(document), document.get("codecs", codecs), zarr_format=zarr_format
+        )
     except (_MemberError, InvalidInputError, FormatError) as error:
         raise InvalidInputError(f"{path}: {error}") from error
 
@@ -277,7 +285,10 @@ class _VariableReader:
             if name not in self.sizes:
                 _fail(where, f"its dimension {name!r} is not among 'dimensions', where its size belongs")
         fill_value = _fill_value(member, dtype, where)
-        return Variable(path, dtype, dimensions, self._chunks(member, dimensions, dtype, where), fill_value, attributes)
+        chunks = self._chunks(member, dimensions, dtype, where)
+        found = Variable(path, dtype, dimensions, chunks, fill_value, attributes)
+        wanted = member.get("codecs")
+        return found if wanted is None else replace(found, codecs=parse_codecs(wanted, found))
 
     def _chunks(
         self, member: Mapping[str, Any], dimensions: tuple[str, ...], dtype: str, where: str

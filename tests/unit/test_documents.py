@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,26 @@ import xarray as xr
 import zarr
 from zarr.errors import ZarrUserWarning
 
-from tests.engine_support import DAY_16, small_schema, time_variable, times
+from tests.engine_support import DAY_16, heights, rows_of, small_schema, time_variable, times
 from zcollection_engine import create_collection
 from zcollection_engine.chunking import provenance_variable
+from zcollection_engine.codecs import PROFILES, Choice, v3_codecs, with_codecs
+from zcollection_engine.errors import InvalidInputError
 from zcollection_engine.granules.model import Granule, GranuleVariable
 from zcollection_engine.layout import keyspaces
 from zcollection_engine.layout.documents import Version, commit_of, render
 from zcollection_engine.partitioning import DatePartitioning
-from zcollection_engine.schema import TEXT, TIME_CALENDAR, TIME_UNITS, Dimension, Scalar, Schema, Variable
+from zcollection_engine.schema import (
+    TEXT,
+    TIME_CALENDAR,
+    TIME_UNITS,
+    Codec,
+    Codecs,
+    Dimension,
+    Scalar,
+    Schema,
+    Variable,
+)
 
 ROWS = 11  # more than one chunk of 4, and a partly filled last one
 
@@ -83,6 +96,37 @@ def test_every_document_tells_the_commit_it_was_rendered_for() -> None:
 def test_rendering_is_a_function_of_its_arguments() -> None:
     first, second = (render(nested_schema(), Version(7, 1, ROWS), {"a": 1}) for _ in range(2))
     assert first == second
+
+
+def test_a_variable_without_codecs_is_rendered_as_before_there_was_a_choice() -> None:
+    schema = typed_schema(
+        Variable("ku/x", "<i2", ("time", "band"), (8, 3), 32767, {"scale_factor": 0.1}),
+        Variable("name", TEXT, ("time",), (8,)),
+    )
+    found = render(schema, Version(7, 1, ROWS))
+    assert found["ku/x/zarr.json"].decode() == (
+        '{"zarr_format":3,"node_type":"array","shape":[11,3],"data_type":"int16",'
+        '"chunk_grid":{"name":"regular","configuration":{"chunk_shape":[8,3]}},'
+        '"chunk_key_encoding":{"name":"default","configuration":{"separator":"."}},"fill_value":32767,'
+        '"codecs":[{"name":"bytes","configuration":{"endian":"little"}},'
+        '{"name":"zstd","configuration":{"level":3,"checksum":true}}],'
+        '"attributes":{"scale_factor":0.1,"_FillValue":32767},"dimension_names":["time","band"],'
+        '"storage_transformers":[],"zcollection":{"must_understand":false,"commit":7}}'
+    )
+    assert found["name/zarr.json"].decode() == (
+        '{"zarr_format":3,"node_type":"array","shape":[11],"data_type":"string",'
+        '"chunk_grid":{"name":"regular","configuration":{"chunk_shape":[8]}},'
+        '"chunk_key_encoding":{"name":"default","configuration":{"separator":"."}},"fill_value":"",'
+        '"codecs":[{"name":"vlen-utf8"},{"name":"zstd","configuration":{"level":3,"checksum":true}}],'
+        '"attributes":{},"dimension_names":["time"],'
+        '"storage_transformers":[],"zcollection":{"must_understand":false,"commit":7}}'
+    )
+
+
+def test_a_codec_that_zarr_v3_does_not_have_is_refused() -> None:
+    delta = replace(time_variable("x"), codecs=Codecs(array_to_array=(Codec("delta"),)))
+    with pytest.raises(InvalidInputError, match="variable 'x': codec 'delta' does not exist in Zarr v3"):
+        render(typed_schema(delta), Version(7, 1, ROWS))
 
 
 @pytest.mark.parametrize(
@@ -204,6 +248,22 @@ def test_stored_values_and_fill_values_of_every_type_are_read_by_zarr_and_xarray
     with xr.open_zarr(folder) as decoded:
         masked = decoded["x"].isnull().values
         assert masked.tolist() == [fill is not None and i == 3 for i in range(ROWS)]
+
+
+@pytest.mark.parametrize("choice", [*PROFILES, ["gzip"], ["crc32c"], {"height": ["blosc", "crc32c"]}], ids=str)
+def test_appended_and_rewritten_rows_are_read_by_zarr_and_xarray_whatever_their_codecs(
+    tmp_path: Path, choice: Choice
+) -> None:
+    schema = with_codecs(small_schema(chunk_rows=4), choice)
+    collection = create_collection(str(tmp_path), schema, DatePartitioning("time", "day"))
+    for seconds in (range(10, 16), range(16, 22), range(4)):  # created, appended, rewritten
+        collection.insert(heights(seconds))
+    expected = [(second, second) for second in (*range(4), *range(10, 22))]
+    with xr.open_zarr(tmp_path / DAY_16, mask_and_scale=False, decode_times=False) as dataset:
+        assert rows_of(dataset) == expected
+    array = zarr.open_array(str(tmp_path / DAY_16 / "height"), mode="r")
+    assert array[:].tolist() == [height for _, height in expected]
+    assert [codec.to_dict() for codec in array.metadata.codecs] == v3_codecs(schema["height"])
 
 
 def test_packed_integers_are_decoded_by_xarray_and_missing_ones_are_nan(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from zcollection_engine.errors import InvalidGranuleError, InvalidInputError
 from zcollection_engine.granules.infer import infer_schema
 from zcollection_engine.granules.model import Granule, GranuleSpec, GranuleVariable
 from zcollection_engine.granules.netcdf import read_netcdf
-from zcollection_engine.schema import PROVENANCE, TIME_CALENDAR, TIME_UNITS, Dimension
+from zcollection_engine.schema import PROVENANCE, TIME_CALENDAR, TIME_UNITS, Codec, Dimension, Schema
 
 
 def granule(**variables: GranuleVariable) -> Granule:
@@ -105,6 +105,25 @@ def test_provenance_is_a_row_variable_unless_it_is_not_wanted() -> None:
     assert not infer_schema(granule(), provenance=False).keeps_provenance
     with pytest.raises(InvalidGranuleError, match="reserved"):
         infer_schema(granule(**{PROVENANCE: values((100,))}))
+
+
+def test_codecs_are_written_out_and_can_be_chosen() -> None:
+    read = granule(x=values((100,), "i2"), flag=values((100,), "i1"))
+    assert infer_schema(read) == infer_schema(read, codecs="default")
+    assert [c.name for c in codecs_of(infer_schema(read), "x")] == ["blosc", "zstd"]
+    for path in ("flag", PROVENANCE):
+        assert [(c.name, c["level"]) for c in codecs_of(infer_schema(read), path)] == [("zstd", 3)]
+    chosen = infer_schema(read, codecs={"x": ["gzip"]})
+    assert [c.name for c in codecs_of(chosen, "x")] == ["gzip", "zstd"]
+    assert [c.name for c in codecs_of(infer_schema(read, zarr_format=2), "x")] == ["zstd"]
+    with pytest.raises(InvalidInputError, match="variable 'x': codec 'lzma'"):
+        infer_schema(read, codecs={"x": ["lzma"]})
+
+
+def codecs_of(schema: Schema, path: str) -> tuple[Codec, ...]:
+    codecs = schema[path].codecs
+    assert codecs is not None
+    return codecs.bytes_to_bytes
 
 
 def test_chunk_rows_can_be_given() -> None:

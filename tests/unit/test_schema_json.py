@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.granules_twins import gsfc_twin, sentinel6_twin
+from zcollection_engine.codecs import PROFILES, parse_codecs, with_codecs
 from zcollection_engine.errors import FormatError, InvalidInputError
 from zcollection_engine.granules.infer import infer_schema
 from zcollection_engine.granules.model import GranuleSpec
@@ -54,7 +56,9 @@ def schemas(draw: st.DrawFn) -> Schema:
             dimensions = ("rows", *dimensions)
         chunks = tuple(draw(st.integers(1, 99)) for _ in dimensions)
         fill_value = draw(fill_values(dtype))
-        variables.append(Variable(f"v/{path}", dtype, dimensions, chunks, fill_value, draw(ATTRIBUTES)))
+        variable = Variable(f"v/{path}", dtype, dimensions, chunks, fill_value, draw(ATTRIBUTES))
+        wanted = draw(st.none() | st.sampled_from([*PROFILES, ["gzip"], ["crc32c", "zstd"], ["blosc"]]))
+        variables.append(variable if wanted is None else replace(variable, codecs=parse_codecs(wanted, variable)))
     declared = (Dimension("rows", None), *(Dimension(name, size) for name, size in inner.items()))
     return Schema(axis, "rows", declared, tuple(variables), draw(ATTRIBUTES))
 
@@ -116,6 +120,29 @@ def test_the_document_has_the_layout_that_zcollection_reads() -> None:
     assert np.dtype(names["dtype"]) == np.dtypes.StringDType()
 
 
+def test_a_variable_without_codecs_has_no_such_member_and_comes_back_without() -> None:
+    document = minimal()
+    assert "codecs" not in document["variables"][0]
+    assert schema_from_json(document)["t"].codecs is None
+    assert (
+        schema_from_json({**document, "variables": [{**document["variables"][0], "codecs": None}]})["t"].codecs is None
+    )
+
+
+def test_codecs_are_written_in_the_layout_that_zcollection_reads() -> None:
+    document = schema_to_json(
+        with_codecs(schema_from_json(minimal()), [{"name": "gzip", "configuration": {"level": 1}}])
+    )
+    assert document["variables"][0]["codecs"] == {
+        "array_to_array": [],
+        "array_to_bytes": {"name": "bytes", "configuration": {"endian": "little"}},
+        "bytes_to_bytes": [
+            {"name": "gzip", "configuration": {"level": 1}},
+            {"name": "zstd", "configuration": {"level": 1, "checksum": True}},
+        ],
+    }
+
+
 def minimal() -> dict[str, Any]:
     return schema_to_json(Schema("t", "t", (Dimension("t", None),), (Variable("t", "<i8", ("t",), (1,)),)))
 
@@ -138,6 +165,7 @@ def test_a_newer_format_is_refused_and_members_of_the_future_are_ignored() -> No
         ({"variables": [{"name": "t", "dtype": "<i8", "fill_value": "NaN"}]}, "fill_value"),
         ({"variables": [{"name": "t", "dtype": "<i8", "fill_value": 1.5}]}, "fill_value"),
         ({"variables": [{"name": "t", "dtype": "<i8", "dimensions": ["t", "u"], "chunks": [1, 1]}]}, "'u'"),
+        ({"variables": [{"name": "t", "dtype": "<i8", "codecs": {"bytes_to_bytes": [{"name": "lzma"}]}}]}, "'lzma'"),
         ({"format_version": "1"}, "format_version"),
         ({"dimensions": [{"name": "t"}, {"name": "x"}]}, "'x'"),
         ({"groups": [3]}, "schema.groups"),
@@ -170,11 +198,13 @@ attrs = { standard_name = "time" }
 name = "ku/ssha"
 dtype = "int32"
 fill_value = 2147483647
+codecs = [{ name = "blosc", configuration = { cname = "zstd", clevel = 5, shuffle = "shuffle" } }]
 attrs = { units = "m", scale_factor = 1e-4 }
 
 [[variables]]
 name = "flags"
 dtype = "int8"
+codecs = "small"
 dimensions = ["time", "level"]
 chunks = [512, 6]
 
@@ -209,6 +239,30 @@ def test_a_user_writes_toml_with_few_members(tmp_path: Path) -> None:
     assert schema.dimensions == (Dimension("time", None), Dimension("level", 6))
 
 
+def chain(schema: Schema, path: str) -> list[tuple[str, int]]:
+    codecs = schema[path].codecs
+    assert codecs is not None
+    return [(c.name, c["clevel" if c.name == "blosc" else "level"]) for c in codecs.bytes_to_bytes]
+
+
+def test_codecs_of_a_file_go_from_the_variable_to_the_file_to_the_caller_to_the_default(tmp_path: Path) -> None:
+    path = tmp_path / "schema.toml"
+    path.write_text(TOML)
+    schema = load_schema_file(path)
+    assert chain(schema, "ku/ssha") == [("blosc", 5), ("zstd", 1)]
+    assert chain(schema, "flags") == [("zstd", 9)]
+    assert chain(schema, "aux/height") == [("blosc", 2), ("zstd", 1)]
+    assert chain(schema, PROVENANCE) == [("zstd", 3)]
+    schema = load_schema_file(path, codecs="zstd")
+    assert (chain(schema, "aux/height"), chain(schema, "flags")) == ([("zstd", 3)], [("zstd", 9)])
+    path.write_text('codecs = { "aux/*" = "fast", "time" = ["gzip"] }\n' + TOML)
+    schema = load_schema_file(path, codecs="zstd")
+    assert chain(schema, "aux/height") == [("blosc", 5), ("zstd", 1)]
+    assert chain(schema, "time") == [("gzip", 5), ("zstd", 1)]
+    assert chain(schema, "flags") == [("zstd", 9)]
+    assert chain(load_schema_file(path, zarr_format=2), PROVENANCE) == [("zstd", 3)]
+
+
 def test_a_stored_schema_can_be_used_as_a_file(tmp_path: Path) -> None:
     schema = infer_schema(read_netcdf(gsfc_twin(rows=20).data, GranuleSpec("/time"), name="g.nc"))
     path = tmp_path / "schema.json"
@@ -233,6 +287,11 @@ def infer_schema_without(schema: Schema) -> Schema:
         ("size = 6", "", "'size'"),
         ("fill_value = 2147483647", "fill_value = 2147483648", "2147483648"),
         ("scale_factor", "_FillValue", "fill_value"),
+        ('cname = "zstd"', 'cname = "lzma"', "variable 'ku/ssha': codec 'blosc': cname is 'lzma'"),
+        ('name = "blosc"', 'name = "delta"', "codec 'delta' has no setting"),
+        ('codecs = "small"', 'codecs = ["delta"]', "variable 'flags': codec 'delta' does not exist in Zarr v3"),
+        ('codecs = "small"', 'codecs = "tiny"', "variable 'flags': 'tiny' is no profile"),
+        ('axis = "time"', 'axis = "time"\ncodecs = { "kv/*" = "zstd" }', "'kv/*' matches none"),
         ('dimensions = ["time", "level"]', 'dimensions = ["time", "lever"]', "'lever'"),
         ("chunks = [512, 6]", "chunks = [512]", "chunks"),
         ('name = "flags"', 'name = "ku/ssha"', "twice"),

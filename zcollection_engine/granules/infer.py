@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from zcollection_engine import chunking
+from zcollection_engine.codecs import DEFAULT_PROFILE, Choice, with_codecs
 from zcollection_engine.errors import InvalidGranuleError, InvalidInputError
 from zcollection_engine.granules.model import Granule, GranuleVariable
 from zcollection_engine.granules.timeaxis import time_attributes
@@ -61,7 +62,14 @@ SERIES_ATTRIBUTES = frozenset(
 SERIES_PREFIXES = ("creator_", "publisher_")
 
 
-def infer_schema(granule: Granule, *, chunk_rows: int | None = None, provenance: bool = True) -> Schema:
+def infer_schema(
+    granule: Granule,
+    *,
+    chunk_rows: int | None = None,
+    provenance: bool = True,
+    codecs: Choice = DEFAULT_PROFILE,
+    zarr_format: int = 3,
+) -> Schema:
     """Return the schema of a collection to which a granule fits exactly.
 
     Parameters
@@ -73,11 +81,13 @@ def infer_schema(granule: Granule, *, chunk_rows: int | None = None, provenance:
         many rows decode to more than 4 MiB get fewer (`zcollection_engine.chunking`).
     provenance
         Whether the collection keeps the origin of each row.
+    codecs, zarr_format
+        As for `zcollection_engine.codecs.with_codecs`.
 
     Raises
     ------
     InvalidInputError
-        If ``chunk_rows`` is not positive.
+        If ``chunk_rows`` is not positive, or for codecs that cannot be.
     InvalidGranuleError
         Reason "dimension_conflict" if two variables disagree about the size of a dimension.
     """
@@ -87,13 +97,14 @@ def infer_schema(granule: Granule, *, chunk_rows: int | None = None, provenance:
     variables = [_variable(path, found, granule, rows) for path, found in granule.variables.items()]
     if provenance:
         variables.append(chunking.provenance_variable(granule.dimension, rows))
-    return Schema(
+    schema = Schema(
         axis=granule.axis,
         dimension=granule.dimension,
         dimensions=_dimensions(granule),
         variables=tuple(variables),
         attributes=series_attributes(granule.attributes),
     )
+    return with_codecs(schema, codecs, zarr_format=zarr_format)
 
 
 def series_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:

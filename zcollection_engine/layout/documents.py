@@ -17,14 +17,13 @@ from typing import Any
 
 import numpy as np
 
+from zcollection_engine.codecs import v3_codecs
 from zcollection_engine.layout import keyspaces
 from zcollection_engine.schema import Scalar, Schema, Variable
 
 DOCUMENT = "zarr.json"
 COMMIT_ATTRIBUTE = "zcollection_commit"
 EXTENSION = "zcollection"
-
-ZSTD_LEVEL = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +75,13 @@ def group_document(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def array_document(schema: Schema, variable: Variable, version: Version) -> dict[str, Any]:
-    """Metadata of one array."""
+    """Metadata of one array.
+
+    Raises
+    ------
+    InvalidInputError
+        Naming variable and codec, for a codec that Zarr v3 does not have.
+    """
     sizes = schema.sizes
     shape = [version.rows if d == schema.dimension else sizes[d] for d in variable.dimensions]
     return {
@@ -87,7 +92,7 @@ def array_document(schema: Schema, variable: Variable, version: Version) -> dict
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(variable.chunks)}},
         "chunk_key_encoding": keyspaces.encoding(version.generation),
         "fill_value": _zarr_fill_value(variable),
-        "codecs": _codecs(variable),
+        "codecs": v3_codecs(variable),
         "attributes": _attributes(variable),
         "dimension_names": list(variable.dimensions),
         "storage_transformers": [],
@@ -119,15 +124,6 @@ def _consolidated(group: Mapping[str, Any], nodes: Mapping[str, Any]) -> dict[st
         **group,
         "consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": metadata},
     }
-
-
-def _codecs(variable: Variable) -> list[dict[str, Any]]:
-    compress = {"name": "zstd", "configuration": {"level": ZSTD_LEVEL, "checksum": True}}
-    if variable.is_text:
-        return [{"name": "vlen-utf8"}, compress]
-    if variable.numpy_dtype.itemsize == 1:
-        return [{"name": "bytes"}, compress]
-    return [{"name": "bytes", "configuration": {"endian": "little"}}, compress]
 
 
 def _zarr_fill_value(variable: Variable) -> Scalar:
