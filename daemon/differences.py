@@ -12,7 +12,7 @@ from rich.console import Console
 
 from daemon.redaction import redact_text
 from daemon.rendering import NAMES_SHOWN, ROWS_SHOWN, iso, make_table, print_table, short, styled
-from zcollection_engine.amending import can_go_back
+from zcollection_engine.amendments import can_go_back
 from zcollection_engine.collection import Collection
 from zcollection_engine.commits.opening import Moment
 from zcollection_engine.commits.state import PartitionState

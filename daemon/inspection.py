@@ -13,7 +13,7 @@ from rich.table import Table
 
 from daemon.redaction import redact_text
 from daemon.rendering import iso, make_table, printable, short, styled
-from zcollection_engine.collection import Collection, Partition
+from zcollection_engine.collection import Collection
 from zcollection_engine.commits.opening import Moment
 from zcollection_engine.errors import NotFoundError
 from zcollection_engine.jsonvalues import encode_fill_value, json_value
@@ -21,6 +21,7 @@ from zcollection_engine.opening import open_collection
 from zcollection_engine.partitioning import RESOLUTIONS
 from zcollection_engine.schema import TIME_UNITS, Schema, Variable
 from zcollection_engine.stores.options import StorageOptions
+from zcollection_engine.view import Partition
 
 FORMAT_VERSION = 1
 

@@ -1,6 +1,6 @@
 """Partitioned collections of Zarr groups with transactions. A synchronous library; it knows no daemon."""
 
-from zcollection_engine.collection import Collection, Partition
+from zcollection_engine.collection import Collection
 from zcollection_engine.history import CommitInfo, Difference
 from zcollection_engine.ingest import schema_of
 from zcollection_engine.merging import Concat, Custom, Replace, TimeSeries, Upsert
@@ -9,6 +9,7 @@ from zcollection_engine.partitioning import DatePartitioning, SequencePartitioni
 from zcollection_engine.precedence import ByAttribute, ByKey, ByTime
 from zcollection_engine.stores.resolve import StorageOptions
 from zcollection_engine.transaction import Outcome, WriterOptions
+from zcollection_engine.view import Partition
 
 __all__ = [
     "ByAttribute",

@@ -15,7 +15,7 @@ from datetime import datetime
 
 from zcollection_engine.clock import Clock
 from zcollection_engine.commits.grants import GrantCheck, Granted
-from zcollection_engine.commits.log import FOLDER
+from zcollection_engine.commits.log import FOLDER, record_key
 from zcollection_engine.commits.opening import load_state
 from zcollection_engine.commits.pieces import run_parallel
 from zcollection_engine.commits.state import PartitionState
@@ -112,6 +112,7 @@ class _ChunkCollector:
         self._report = report
         self._young = now - rules.min_age
         self._reachable = now - max(rules.min_age, rules.retention, committer.options.reader_grace)
+        self._reconfigured = self._configured_at() if committer.config.retired else now
         self._foreign = 0
         self._lock = threading.Lock()
 
@@ -170,18 +171,30 @@ class _ChunkCollector:
 
     def _candidates(self, partition: PartitionState) -> list[ObjectInfo]:
         version = Version(partition.commit, partition.generation, partition.rows)
-        inventory = PartitionInventory(self._committer.config.schema, version)
+        config = self._committer.config
+        inventory = PartitionInventory(config.schema, version, config.retired)
         retired = self._retired_at(partition)
         found, foreign = [], 0
         for info in self._store.list(f"{partition.path}/"):
             role = inventory.role(info.key.removeprefix(f"{partition.path}/"))
-            unreachable = role is Role.BEYOND or (role is Role.OTHER_SPACE and retired <= self._reachable)
+            unreachable = (
+                role is Role.BEYOND
+                or (role is Role.OTHER_SPACE and retired <= self._reachable)
+                or (role is Role.RETIRED and self._reconfigured <= self._reachable)
+            )
             if unreachable and info.modified <= self._young and info.size > TOMBSTONE_SIZE:
                 found.append(info)
             foreign += role is Role.FOREIGN
         with self._lock:
             self._foreign += foreign
         return found
+
+    def _configured_at(self) -> datetime:
+        """When the schema in force was committed, by the store's clock."""
+        try:
+            return self._store.head(record_key(self._committer.state.configured)).modified
+        except NotFoundError:
+            return self._reachable  # trimmed, so it is old
 
     def _retired_at(self, partition: PartitionState) -> datetime:
         """Since when readers that open the partition use its present generation."""

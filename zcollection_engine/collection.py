@@ -1,192 +1,36 @@
-"""A partitioned collection of Zarr groups: insert, list, load, look back."""
+"""A partitioned collection of Zarr groups that can be changed: insert, retract, drop, roll back, change the schema."""
 
 from __future__ import annotations
 
+import contextlib
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
-import numpy as np
 import xarray as xr
 
-from zcollection_engine.amending import Amender
-from zcollection_engine.clock import Clock
+from zcollection_engine.amending import Amender, Amendment
+from zcollection_engine.amendments import plan_drop, plan_rollback
 from zcollection_engine.collecting import collect_garbage, survey_garbage
-from zcollection_engine.commits.opening import Moment, followed
-from zcollection_engine.commits.state import CollectionState, PartitionState
+from zcollection_engine.commits.opening import Moment, load_state_at
+from zcollection_engine.commits.state import CollectionState
 from zcollection_engine.committing import Committer
-from zcollection_engine.config import CollectionConfig, CollectionRef, StoredConfig, load_config
-from zcollection_engine.errors import BusyError, FormatError, InvalidInputError, NotFoundError, ReadOnlyError
+from zcollection_engine.errors import BusyError, ReadOnlyError, SchemaChangedError
 from zcollection_engine.garbage import GarbageReport, GarbageRules
-from zcollection_engine.history import CommitInfo, Difference, diff, history
-from zcollection_engine.identity import GranuleEntry, GranuleIdentity, precedence_of
+from zcollection_engine.identity import GranuleIdentity, precedence_of
 from zcollection_engine.ingest import LocalExecutor, granule_from_dataset, prepare
-from zcollection_engine.reading import load_partitions
-from zcollection_engine.schema import PROVENANCE, Schema
-from zcollection_engine.stores.base import ObjectStore
+from zcollection_engine.schema import Dimension, Variable
+from zcollection_engine.schemachanges import plan_addition, plan_attributes, plan_removal
 from zcollection_engine.transaction import Executor, Offer, Outcome, WriterOptions
+from zcollection_engine.view import CollectionView
 from zcollection_engine.writer import Writer
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Partition:
-    """A partition as a reader sees it.
-
-    Attributes
-    ----------
-    path
-        Place below the collection, ``year=2023/month=12``.
-    keys
-        The same as names and numbers.
-    rows
-        Number of rows.
-    first, last
-        Smallest and greatest axis value, in the stored unit (int64 nanoseconds since 1970-01-01 for a time).
-    generation
-        How often the partition was rewritten.
-    commit
-        Number of the last commit that changed it.
-    granules
-        Number of granules that have a share in it.
-    """
-
-    path: str
-    keys: tuple[tuple[str, int], ...]
-    rows: int
-    first: Any
-    last: Any
-    generation: int
-    commit: int
-    granules: int
-
-
-class Collection:
-    """A collection, seen as of one record of its log.
-
-    Use `create_collection` or `open_collection`. A collection opened for reading stays at the commit it was opened at
-    until `refresh`; one opened for writing also follows its own commits.
-    """
-
-    def __init__(
-        self,
-        store: ObjectStore,
-        ref: CollectionRef,
-        stored: StoredConfig,
-        state: CollectionState,
-        *,
-        committer: Committer | None,
-        clock: Clock,
-    ) -> None:
-        self._store = store
-        self._ref = ref
-        self._stored = stored
-        self._state = state
-        self._committer = committer
-        self._clock = clock
-
-    @property
-    def url(self) -> str:
-        return self._store.url
-
-    @property
-    def store(self) -> ObjectStore:
-        return self._store
-
-    @property
-    def ref(self) -> CollectionRef:
-        """What another process needs to find the collection."""
-        return self._committer.ref if self._committer is not None else self._ref
-
-    @property
-    def config(self) -> CollectionConfig:
-        return self._committer.config if self._committer is not None else self._stored.config
-
-    @property
-    def immutable(self) -> Mapping[str, str]:
-        """SHA-256 of each variable without the partitioned dimension."""
-        return self._stored.immutable
-
-    @property
-    def schema(self) -> Schema:
-        return self.config.schema
-
-    @property
-    def state(self) -> CollectionState:
-        """The fold of the commit log this view stands on."""
-        return self._committer.state if self._committer is not None else self._state
-
-    @property
-    def commit(self) -> int:
-        """Number of the last commit seen; -1 if there is none yet."""
-        return self.state.last_commit
-
-    def refresh(self) -> Self:
-        """See what was committed since; returns the collection."""
-        if self._committer is not None:
-            self._committer.catch_up()
-            return self
-        self._state = followed(self._state, self._store, self._clock)
-        if self._state.config != self._ref.config:
-            self._ref = replace(self._ref, config=self._state.config)
-            self._stored = load_config(self._store, self._state.config)
-        return self
-
-    def partitions(self) -> list[Partition]:
-        """All partitions that have rows, in the numeric order of their keys."""
-        found = [
-            Partition(
-                p.path,
-                self.config.partitioning.keys(p.path),
-                p.rows,
-                p.axis[0],
-                p.axis[1],
-                p.generation,
-                p.commit,
-                self.state.ledger.count(p.path),
-            )
-            for p in list(self.state.partitions.values())
-            if p.axis is not None
-        ]
-        return sorted(found, key=lambda p: p.keys)
-
-    def granules(self) -> Iterator[GranuleEntry]:
-        """Every granule that is in, in no particular order."""
-        return iter(self.state.ledger)
-
-    def load(
-        self, partitions: Sequence[str] | None = None, *, variables: Sequence[str] | None = None, decode: bool = True
-    ) -> xr.Dataset | xr.DataTree:
-        """Return the rows of some partitions, lazily (Dask chunks are the stored chunks).
-
-        Parameters
-        ----------
-        partitions
-            Paths; all by default.
-        variables
-            Paths of the variables wanted; all by default. The axis always comes along.
-        decode
-            Apply CF decoding (time, packing, fill values); False gives what is stored.
-
-        Returns
-        -------
-        xarray.Dataset
-            Or an `xarray.DataTree` if the schema has nested groups.
-
-        Raises
-        ------
-        NotFoundError
-            If there is no such partition or variable.
-        SnapshotExpiredError
-            On reading values, if a later generation took the place of what this view shows: the partition was
-            rewritten at least twice since.
-        """
-        number = self.state.number
-        chosen = [self._partition(path) for path in partitions] if partitions is not None else self._ordered()
-        return load_partitions(self._store, self.config, chosen, number=number, variables=variables, decode=decode)
+class Collection(CollectionView):
+    """A collection. Use `create_collection` or `open_collection`."""
 
     def insert(
         self,
@@ -220,17 +64,27 @@ class Collection:
             If the timeout passed.
         """
         name = granule or f"insert/{uuid.uuid4().hex}"
-        taken = granule_from_dataset(dataset, self.schema, name=name)
         now = self._clock.now()
-        entry, conformed = prepare(
-            taken,
-            self.config,
-            identity=GranuleIdentity("", name, uuid.uuid4().hex, taken.nbytes),
-            url="",
-            precedence=precedence_of(now) if precedence is None else (precedence,),
-            immutable=self.immutable,
-        )
-        return self._wait(lambda: self.commit_offers([Offer(entry, conformed)]), timeout)
+        etag = uuid.uuid4().hex
+
+        def offer() -> Offer:
+            taken = granule_from_dataset(dataset, self.schema, name=name)
+            entry, conformed = prepare(
+                taken,
+                self.config,
+                identity=GranuleIdentity("", name, etag, taken.nbytes),
+                url="",
+                precedence=precedence_of(now) if precedence is None else (precedence,),
+                immutable=self.immutable,
+            )
+            return Offer(entry, conformed)
+
+        while True:
+            with contextlib.suppress(SchemaChangedError):
+                return self._commit(offer(), timeout)
+
+    def _commit(self, offer: Offer, timeout: float | None) -> Outcome:
+        return self._wait(lambda: self.commit_offers([offer]), timeout)
 
     def commit_offers(self, offers: Sequence[Offer], executor: Executor | None = None) -> Outcome:
         """Commit prepared granules; see `zcollection_engine.writer.Writer.commit`."""
@@ -243,64 +97,32 @@ class Collection:
         writer = Writer(self._writing())
         return self._wait(lambda: writer.retract(granules, executor or LocalExecutor(self._store)), timeout)
 
-    def lineage(self, partition: str, rows: slice | Sequence[int] = slice(None)) -> list[GranuleEntry]:
-        """Return the granules that rows of a partition came from, one for each row.
-
-        Parameters
-        ----------
-        partition
-            Path.
-        rows
-            Row numbers in the partition.
-
-        Raises
-        ------
-        NotFoundError
-            If there is no such partition.
-        InvalidInputError
-            If the collection keeps no provenance.
-        SnapshotExpiredError
-            If the partition was rewritten since it was opened.
-        """
-        if not self.schema.keeps_provenance:
-            raise InvalidInputError(f"{self.url} keeps no provenance: its rows do not tell where they come from")
-        found = self.load([partition], variables=[PROVENANCE], decode=False)
-        dataset = found.to_dataset() if isinstance(found, xr.DataTree) else found
-        chosen = rows if isinstance(rows, slice) else np.asarray(rows, np.intp)
-        ids = dataset[PROVENANCE].isel({self.schema.dimension: chosen}).values
-        entries = {int(i): self._granule(int(i)) for i in np.unique(ids)}
-        return [entries[int(i)] for i in ids]
-
-    def _granule(self, identity: int) -> GranuleEntry:
-        entry = self.state.ledger.get(identity)
-        if entry is None:
-            raise FormatError(f"{self.url}: rows come from granule {identity}, which the commit log does not know")
-        return entry
-
     def drop_partitions(self, paths: Sequence[str], *, timeout: float | None = None) -> int:
-        """Empty partitions, as one transaction; see `zcollection_engine.amending.Amender.drop`."""
-        amender = Amender(self._writing())
-        return self._wait(lambda: amender.drop(paths), timeout)
+        """Empty partitions, as one transaction, and return its number; see `amendments.plan_drop`."""
+        return self._amend(lambda committer, state: plan_drop(committer, state, paths), timeout)
 
     def rollback(self, to: Moment, *, timeout: float | None = None) -> int:
-        """Give the collection the content it had; see `zcollection_engine.amending.Amender.rollback`."""
-        amender = Amender(self._writing())
-        return self._wait(lambda: amender.rollback(to, LocalExecutor(self._store)), timeout)
+        """Give the collection the content it had, as one transaction, and return its number; see
+        `amendments.plan_rollback`.
+        """
+        target = load_state_at(self._store, to, self._clock)
+        return self._amend(lambda committer, state: plan_rollback(committer, state, target), timeout)
 
     def set_attributes(
         self, attributes: Mapping[str, Any], *, variable: str | None = None, timeout: float | None = None
     ) -> int:
-        """Change attributes, as one transaction; see `zcollection_engine.amending.Amender.set_attributes`."""
-        amender = Amender(self._writing())
-        return self._wait(lambda: amender.set_attributes(attributes, variable), timeout)
+        """Change attributes, as one transaction, and return its number; see `schemachanges.plan_attributes`."""
+        return self._amend(lambda committer, state: plan_attributes(committer, state, attributes, variable), timeout)
 
-    def history(self) -> Iterator[CommitInfo]:
-        """Yield the commits that the log still has, oldest first."""
-        return history(self._store)
+    def add_variables(
+        self, variables: Sequence[Variable], dimensions: Sequence[Dimension] = (), *, timeout: float | None = None
+    ) -> int:
+        """Add variables, as one transaction, and return its number; see `schemachanges.plan_addition`."""
+        return self._amend(lambda committer, state: plan_addition(committer, state, variables, dimensions), timeout)
 
-    def diff(self, older: Moment, newer: Moment) -> Difference:
-        """Compare two commits; see `zcollection_engine.history.diff`."""
-        return diff(self._store, older, newer)
+    def drop_variables(self, paths: Sequence[str], *, timeout: float | None = None) -> int:
+        """Drop variables, as one transaction, and return its number; see `schemachanges.plan_removal`."""
+        return self._amend(lambda committer, state: plan_removal(committer, state, paths), timeout)
 
     def roll_forward(self) -> None:
         """Complete the publication of every commit that a crashed writer left behind."""
@@ -344,19 +166,14 @@ class Collection:
         committer.refresh()
         committer.checkpoint()
 
+    def _amend(self, plan: Callable[[Committer, CollectionState], Amendment], timeout: float | None) -> int:
+        amender = Amender(self._writing())
+        return self._wait(lambda: amender.run(plan, LocalExecutor(self._store)), timeout)
+
     def _writing(self) -> Committer:
         if self._committer is None:
             raise ReadOnlyError(f'{self.url} was opened for reading; use open_collection(url, mode="w")')
         return self._committer
-
-    def _partition(self, path: str) -> PartitionState:
-        found = self.state.partitions.get(path)
-        if found is None or found.axis is None:
-            raise NotFoundError(f"{self.url}: no partition {path!r}; partitions() lists them")
-        return found
-
-    def _ordered(self) -> list[PartitionState]:
-        return [self.state.partitions[p.path] for p in self.partitions()]
 
     def _wait(self, attempt: Callable[[], T], timeout: float | None) -> T:
         deadline = None if timeout is None else self._clock.monotonic() + timeout

@@ -37,12 +37,15 @@ class CollectionConfig:
         Which rows stay where granules meet.
     precedence
         Which of two granules wins.
+    retired
+        Paths of variables that there were once and that are no longer: their chunks may still lie there.
     """
 
     schema: Schema
     partitioning: Partitioning
     strategy: Strategy
     precedence: Precedence = field(default_factory=ByTime)
+    retired: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``_zcollection.json``; members that zcollection knows keep its names."""
@@ -53,6 +56,7 @@ class CollectionConfig:
             "catalog": {"enabled": False},
             "merge": self.strategy.to_json(),
             "precedence": self.precedence.to_json(),
+            "retired": list(self.retired),
             "schema": schema_to_json(self.schema),
         }
 
@@ -70,6 +74,7 @@ class CollectionConfig:
                 partitioning_from_json(data["partitioning"]),
                 strategy_from_json(data["merge"]),
                 precedence_from_json(data.get("precedence")),
+                tuple(data.get("retired", ())),
             )
         except (KeyError, TypeError, FormatError) as error:
             raise FormatError(f"{name} is damaged: {error}") from error

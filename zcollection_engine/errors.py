@@ -5,7 +5,8 @@
     EngineError
     ├── ConflictError               someone else changed the same thing: read the new state and try again
     │   ├── PreconditionFailedError     a conditional write met another object than the one it was made for
-    │   └── FencedError                 this writer's grant was taken over: stop, change nothing more
+    │   ├── FencedError                 this writer's grant was taken over: stop, change nothing more
+    │   └── SchemaChangedError          a granule was fitted to a schema that is no longer in force: fit it again
     ├── BusyError                   not possible yet (a grant is held, no free key space): wait ``retry_after`` s
     ├── StorageError                the environment failed, often for a moment: back off and try again
     │   └── OutcomeUnknownError         the answer to a write was lost: read back, never clean up on a guess
@@ -66,6 +67,12 @@ class FencedError(ConflictError):
     """This writer's grant was taken over by another writer."""
 
     code = "fenced"
+
+
+class SchemaChangedError(ConflictError):
+    """A granule was fitted to a schema that is no longer in force."""
+
+    code = "schema_changed"
 
 
 class BusyError(EngineError):

@@ -66,6 +66,8 @@ class PartitionJob:
         Ids of granules whose existing rows go.
     present
         (id, intervals) of every granule with a share before, in ascending rank, where rows do not tell theirs.
+    filled
+        Paths of variables that have no values yet and get their fill values.
     block_nbytes
         Bytes of rows that a rewrite holds at a time, about.
     """
@@ -82,6 +84,7 @@ class PartitionJob:
     inserted: tuple[int, ...]
     removed: tuple[int, ...] = ()
     present: tuple[tuple[int, tuple[Interval, ...]], ...] = ()
+    filled: tuple[str, ...] = ()
     block_nbytes: int = DEFAULT_BLOCK_NBYTES
 
 
@@ -164,6 +167,8 @@ class _PartitionMerge:
         match self._job.change:
             case Change.COPY:
                 return self._copy(self._existing())
+            case Change.FILL:
+                return self._fill()
             case _ if isinstance(self._strategy, Custom):
                 return self._merge_by_function(self._strategy)
             case Change.APPEND:
@@ -175,6 +180,16 @@ class _PartitionMerge:
         """Take the rows of an older version."""
         rows = MergedRows(existing, self._inserted, np.arange(existing.count))
         return self._write_anew(rows, existing.column(self._schema.axis))
+
+    def _fill(self) -> JobResult:
+        """Give new variables their fill values, beside the arrays that are there."""
+        base = self._job.base
+        target = self._target(base.generation, base.rows)
+        added = [self._schema[path] for path in self._job.filled]
+        self._writer.observe(self._leftovers(added))
+        existing = ExistingRows(self._schema, None, base.rows, self._job.filled)
+        self._write_blocks(target, MergedRows(existing, self._inserted, np.arange(base.rows)), added)
+        return JobResult(self._job.partition, base.rows, base.generation, None, changed=False)
 
     def _merge(self, existing: ExistingRows) -> JobResult:
         """Choose among existing and new rows, and write no more than must be written."""
@@ -200,23 +215,25 @@ class _PartitionMerge:
             array = open_variable(target, variable.path)
             array[base.rows : rows] = merged.column(variable.path)
 
-        self._for_each_variable(write)
+        _side_by_side(write, self._schema.row_variables)
         return JobResult(self._job.partition, rows, base.generation, _bounds(axis), extends=True)
 
     def _write_anew(self, merged: MergedRows, axis: Values) -> JobResult:
         """Write all rows into the partition's next key space, block by block."""
         job = self._job
         target = self._target(job.generation, merged.take.size)
-        self._writer.observe(self._leftovers())
+        self._writer.observe(self._leftovers(self._schema.row_variables))
+        self._write_blocks(target, merged, self._schema.row_variables)
+        return JobResult(job.partition, merged.take.size, job.generation, _bounds(axis))
 
+    def _write_blocks(self, target: ChunkStore, merged: MergedRows, variables: Sequence[Variable]) -> None:
         def write(variable: Variable) -> None:
             array = open_variable(target, variable.path)
-            rows = block_rows(self._schema, variable, job.block_nbytes // _PARALLEL_ARRAYS)
+            rows = block_rows(self._schema, variable, self._job.block_nbytes // _PARALLEL_ARRAYS)
             for place, values in merged.blocks(variable, rows):
                 array[place] = values
 
-        self._for_each_variable(write)
-        return JobResult(job.partition, merged.take.size, job.generation, _bounds(axis))
+        _side_by_side(write, variables)
 
     def _merge_by_function(self, strategy: Custom) -> JobResult:
         """Let a user's function merge one granule after another, in ascending rank."""
@@ -263,28 +280,29 @@ class _PartitionMerge:
         if not base.rows:
             return self._nothing
         store = ChunkStore(self._objects, self._job.partition, render(self._schema, base))
-        return ExistingRows(self._schema, store, base.rows)
+        return ExistingRows(self._schema, store, base.rows, self._job.filled)
 
     def _target(self, generation: int, rows: int) -> ChunkStore:
         version = Version(self._job.base.commit, generation, rows)
         return ChunkStore(self._objects, self._job.partition, render(self._schema, version), self._writer)
 
-    def _leftovers(self) -> Mapping[str, str]:
-        """ETags of all chunks that lie in the key space about to be written."""
+    def _leftovers(self, variables: Sequence[Variable]) -> Mapping[str, str]:
+        """ETags of all chunks of some arrays that lie in the key space about to be written."""
         found = {}
         for info in self._objects.list(f"{self._job.partition}/"):
             inside = info.key.removeprefix(f"{self._job.partition}/")
-            for variable in self._schema.row_variables:
+            for variable in variables:
                 if inside.startswith(f"{variable.path}/") and keyspaces.is_in_space(
                     self._job.generation, inside.removeprefix(f"{variable.path}/")
                 ):
                     found[info.key] = info.etag
         return found
 
-    def _for_each_variable(self, write: Callable[[Variable], None]) -> None:
-        with ThreadPoolExecutor(_PARALLEL_ARRAYS) as pool:
-            for future in [pool.submit(write, variable) for variable in self._schema.row_variables]:
-                future.result()
+
+def _side_by_side(write: Callable[[Variable], None], variables: Sequence[Variable]) -> None:
+    with ThreadPoolExecutor(_PARALLEL_ARRAYS) as pool:
+        for future in [pool.submit(write, variable) for variable in variables]:
+            future.result()
 
 
 def _bounds(axis: Values) -> tuple[Any, Any] | None:

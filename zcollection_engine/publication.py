@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -114,6 +114,16 @@ class Publisher:
             list(pool.map(put, documents.items()))
         with self._lock:
             self._arrays[partition.path] = (partition.commit, partition.generation)
+
+    def withdraw(self, paths: Iterable[str], variables: Sequence[str]) -> None:
+        """Delete the documents of arrays that were dropped, for readers that list a group instead of asking it."""
+        keys = [f"{path}/{variable}/{DOCUMENT}" for path in paths for variable in variables]
+        with ThreadPoolExecutor(_PARALLEL_PUTS) as pool:
+            list(pool.map(self._delete, keys))
+
+    def _delete(self, key: str) -> None:
+        with contextlib.suppress(NotFoundError):
+            self._store.delete(key)
 
     def publish_root(self, state: CollectionState) -> None:
         """Tell the period covered, the rows and the last commit in the root group's attributes."""

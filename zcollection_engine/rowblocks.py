@@ -5,7 +5,8 @@ Memory follows the size of a block, not that of the partition.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,9 +16,10 @@ import numpy.typing as npt
 import zarr
 
 from zcollection_engine.chunking import value_nbytes
+from zcollection_engine.errors import SchemaChangedError
 from zcollection_engine.granules.model import Granule
 from zcollection_engine.layout.chunkstore import ChunkStore, open_variable
-from zcollection_engine.schema import PROVENANCE, Schema, Variable
+from zcollection_engine.schema import PROVENANCE, Scalar, Schema, Variable
 
 Values = npt.NDArray[Any]
 
@@ -27,11 +29,22 @@ _SLACK = 2
 
 @dataclass(frozen=True)
 class ExistingRows:
-    """The rows that a partition has, read when asked for; ``store`` is None for one without rows."""
+    """The rows that a partition has, read when asked for.
+
+    Attributes
+    ----------
+    store
+        None if there is nothing to be read.
+    count
+        Number of rows.
+    filled
+        Variables that have no values there: they read as their fill values.
+    """
 
     schema: Schema
     store: ChunkStore | None
     count: int
+    filled: Sequence[str] = ()
 
     def column(self, path: str) -> Values:
         """All values of a variable."""
@@ -40,8 +53,13 @@ class ExistingRows:
             return _empty(self.schema, variable)
         return np.asarray(open_variable(self.store, path)[...], dtype=variable.numpy_dtype)
 
-    def reader(self, variable: Variable) -> zarr.Array[Any] | None:
-        return None if self.store is None else open_variable(self.store, variable.path)
+    def reader(self, variable: Variable) -> Callable[[Values], Values]:
+        """A function that reads rows of a variable by their numbers."""
+        if variable.path in self.filled:
+            inner, fill = _inner(self.schema, variable), _fill(variable)
+            return lambda rows: np.full((rows.size, *inner), fill, variable.numpy_dtype)
+        array = None if self.store is None else open_variable(self.store, variable.path)
+        return lambda rows: _empty(self.schema, variable) if array is None else _read_rows(array, rows)
 
 
 @dataclass(frozen=True)
@@ -73,7 +91,7 @@ class InsertedRows:
         if path == PROVENANCE:
             return self.origin
         variable = self.schema[path]
-        parts = [granule.variables[path].values[rows] for _, granule, rows in self.pieces]
+        parts = [_values(granule, path)[rows] for _, granule, rows in self.pieces]
         return np.concatenate([_empty(self.schema, variable), *parts])
 
 
@@ -103,14 +121,23 @@ class MergedRows:
         values = np.concatenate([self.existing.column(path), self.inserted.column(path)])
         return np.asarray(values[self.take])
 
-    def _gather(self, variable: Variable, old: zarr.Array[Any] | None, new: Values, take: Values) -> Values:
+    def _gather(self, variable: Variable, old: Callable[[Values], Values], new: Values, take: Values) -> Values:
         is_new = take >= self.existing.count
-        if old is None or is_new.all():
+        if is_new.all():
             return np.asarray(new[take - self.existing.count])
         values = np.empty((take.size, *new.shape[1:]), variable.numpy_dtype)
-        values[~is_new] = _read_rows(old, take[~is_new])
+        values[~is_new] = old(take[~is_new])
         values[is_new] = new[take[is_new] - self.existing.count]
         return values
+
+
+def _values(granule: Granule, path: str) -> Values:
+    try:
+        return granule.variables[path].values
+    except KeyError as error:
+        raise SchemaChangedError(
+            f"{granule.name} was fitted to a schema without {path!r}, which the collection has got since: read it again"
+        ) from error
 
 
 def block_rows(schema: Schema, variable: Variable, nbytes: int) -> int:
@@ -129,6 +156,17 @@ def _read_rows(array: zarr.Array[Any], rows: Values) -> Values:
     return np.asarray(array.oindex[rows])
 
 
+def _fill(variable: Variable) -> Scalar:
+    """What a value reads as that was never written, as Zarr's documents say."""
+    if variable.fill_value is not None:
+        return variable.fill_value
+    kind = variable.numpy_dtype.kind
+    return "" if kind == "O" else math.nan if kind == "f" else 0
+
+
+def _inner(schema: Schema, variable: Variable) -> tuple[int, ...]:
+    return tuple(schema.sizes[d] or 0 for d in variable.dimensions[1:])
+
+
 def _empty(schema: Schema, variable: Variable) -> Values:
-    shape = tuple(schema.sizes[d] or 0 for d in variable.dimensions)
-    return np.empty(shape, variable.numpy_dtype)
+    return np.empty((0, *_inner(schema, variable)), variable.numpy_dtype)

@@ -10,7 +10,14 @@ from typing import Any
 from zcollection_engine.commits.grants import Granted
 from zcollection_engine.commits.records import Commit, PartitionChange
 from zcollection_engine.committing import Committer
-from zcollection_engine.errors import ConflictError, FencedError, InvalidInputError, NotFoundError, SnapshotExpiredError
+from zcollection_engine.errors import (
+    ConflictError,
+    FencedError,
+    InvalidInputError,
+    NotFoundError,
+    SchemaChangedError,
+    SnapshotExpiredError,
+)
 from zcollection_engine.identity import GranuleEntry
 from zcollection_engine.jobs import JobResult, PartitionJob
 from zcollection_engine.layout.documents import Version
@@ -53,6 +60,8 @@ class Writer:
             If other writers won again and again.
         StorageError
             If the storage failed. Calling again is safe: what was committed is then known.
+        SchemaChangedError
+            If a granule was fitted to a schema that is no longer in force: prepare it again.
         InvalidGranuleError
             If a granule's rows cannot be told from others, see `make_plan`.
         """
@@ -102,6 +111,8 @@ class Writer:
                 continue
             try:
                 return self._merge(granted, plan, intent, payloads, executor)
+            except SchemaChangedError:
+                raise
             except ConflictError as error:
                 defeats += 1
                 if defeats == _DEFEATS:

@@ -10,7 +10,7 @@ from functools import cached_property
 from daemon.demo.delivery import Delivered
 from daemon.demo.granules import DemoGranule, Kind
 from daemon.journal import Entry, State
-from zcollection_engine.collection import Partition
+from zcollection_engine.view import Partition
 
 
 class Outcome(StrEnum):

@@ -121,6 +121,19 @@ def _roll_back(writer: Writer) -> None:
             writer.world.schedule.fail(f"commit {number} rolled {path} back to {to}, and gives other rows")
 
 
+def _retract(writer: Writer) -> None:
+    """Take a granule out; those that had lost rows to it are read again."""
+    known = sorted(writer.world.observer.last.ledger)
+    if not known:
+        writer.world.count("retractions of nothing")
+        return
+    chosen = writer.world.schedule.random.choice(known)
+    try:
+        writer.world.retract(writer.collection, chosen)
+    except NotFoundError:
+        writer.world.count("retractions of nothing")
+
+
 def _set_attributes(writer: Writer) -> None:
     title = f"title {writer.world.schedule.random.randrange(1000)}"
     writer.world.persist(lambda: writer.collection.set_attributes({"title": title}))
@@ -146,6 +159,7 @@ ACTIONS: dict[str, Action] = {
     "attributes": Action(1, _set_attributes),
     "drop": Action(3, _drop, amends=True),
     "rollback": Action(3, _roll_back, amends=True),
+    "retract": Action(3, _retract, amends=True),
 }
 
 

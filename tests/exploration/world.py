@@ -217,6 +217,13 @@ class World:
         outcome: Outcome = self.persist(lambda: collection.commit_offers(offers, executor))
         self._check_outcome(outcome, specimens, collection.state.number)
 
+    def retract(self, collection: Collection, granule: int) -> None:
+        """Take a granule out."""
+        executor = Rereading(collection, self.offered)
+        outcome: Outcome = self.persist(lambda: collection.retract([granule], executor=executor, timeout=0.0))
+        if outcome.lost:
+            self.schedule.fail(f"rows of {outcome.lost} are said to be lost")
+
     def count(self, what: str) -> None:
         """Count something for the summary."""
         self.counts[what] += 1

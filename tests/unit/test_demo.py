@@ -23,7 +23,7 @@ from daemon.demo.results import Outcome, Results
 from daemon.demo.server import DemoUnavailableError, check_installed
 from daemon.journal import Entry, State
 from daemon.settings import load_settings
-from zcollection_engine.collection import Partition
+from zcollection_engine.view import Partition
 
 NOW = datetime(2026, 3, 9, 12, 0, tzinfo=UTC)
 FIRST = int(NOW.timestamp()) * 10**9

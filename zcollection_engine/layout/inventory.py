@@ -17,6 +17,7 @@ class Role(StrEnum):
     LIVE = "live"
     BEYOND = "beyond"
     OTHER_SPACE = "other_space"
+    RETIRED = "retired"
     FOREIGN = "foreign"
 
 
@@ -39,17 +40,22 @@ class PartitionInventory:
         Of the collection.
     version
         Generation and rows of the partition.
+    retired
+        Paths of variables that there were once.
     """
 
-    def __init__(self, schema: Schema, version: Version) -> None:
+    def __init__(self, schema: Schema, version: Version, retired: Sequence[str] = ()) -> None:
         self._version = version
         self._grids = {v.path: chunk_grid(v, array_shape(schema, v, version.rows)) for v in schema.row_variables}
+        self._retired = tuple(retired)
         self._documents = {DOCUMENT, *(f"{path}/{DOCUMENT}" for path in (*self._grids, *schema.groups()))}
 
     def role(self, key: str) -> Role:
         """Tell the role of an object by its key, relative to the partition."""
         if key in self._documents:
             return Role.DOCUMENT
+        if any(key == f"{path}/{DOCUMENT}" or _is_chunk_of(path, key) for path in self._retired):
+            return Role.RETIRED
         path, chunk = _split(key, self._grids)
         if path is None:
             return Role.FOREIGN
@@ -59,6 +65,10 @@ class PartitionInventory:
         grid = self._grids[path]
         inside = len(index) == len(grid) and all(i < n for i, n in zip(index, grid, strict=True))
         return Role.LIVE if inside else Role.BEYOND
+
+
+def _is_chunk_of(path: str, key: str) -> bool:
+    return key.startswith(f"{path}/") and keyspaces.is_chunk(key.removeprefix(f"{path}/"))
 
 
 def _split(key: str, variables: Mapping[str, object]) -> tuple[str | None, str]:

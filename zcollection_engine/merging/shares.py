@@ -43,12 +43,16 @@ class Share:
 
 
 class Change(StrEnum):
-    """What a transaction does to a partition's arrays; a copy takes the rows of an older version."""
+    """What a transaction does to a partition's arrays.
+
+    A copy takes the rows of an older version; filling gives new arrays their fill values.
+    """
 
     NONE = "none"
     APPEND = "append"
     REWRITE = "rewrite"
     COPY = "copy"
+    FILL = "fill"
 
 
 def uncovered(pieces: Iterable[Interval], covers: Iterable[Interval]) -> bool:

@@ -216,7 +216,9 @@ class _Verification:
         path = seen.state.path
         chunks = [c for v in self._schema.row_variables for c in expected_chunks(self._schema, v, seen.version)]
         listed = self._listed(path)
-        found.stray(strays.in_partition(PartitionInventory(self._schema, seen.version), path, listed))
+        found.stray(
+            strays.in_partition(PartitionInventory(self._schema, seen.version, self._view.config.retired), path, listed)
+        )
         found.counts += Counts(chunks=len(chunks))
         missing = list(absent(path, chunks, listed))
         found.findings += missing
