@@ -142,6 +142,19 @@ class GranuleSettings(Section):
     path from the root.
     """
 
+    format: Literal["netcdf", "zarr"] = "netcdf"
+    """``netcdf``: files. ``zarr``: zip archives of a Zarr hierarchy, and Zarr directories, of which ``match``
+    must name the marker (``**/*.zarr/.zmetadata``)."""
+
+    marker: str = Field(default="", pattern=r"^[^/]*$")
+    """Glob on the last part of a key; an object of such a name in its root tells that a Zarr directory is
+    complete. Empty: ``.zmetadata`` (format 2), or ``zarr.json`` with consolidated metadata (format 3)."""
+
+    missing_chunks: Literal["reject", "fill"] = "reject"
+    """What becomes of a Zarr granule that lacks a chunk. ``reject``: it is incomplete. ``fill``: the chunk
+    stands for fill values, for writers that leave such chunks out; then a granule that was cut short cannot be
+    told from a whole one."""
+
     axis: str | None = Field(default=None, pattern=r"^/.*[^/]$")
     """Path of the axis variable in a granule (``/data_01/time``). Not set: the collection's axis in the root
     group."""
@@ -165,6 +178,12 @@ class GranuleSettings(Section):
         wrong = [glob for glob in (*self.include, *self.exclude) if not glob.startswith("/")]
         if wrong:
             raise ValueError(f"{', '.join(map(repr, wrong))}: globs are for absolute paths, start them with '/'")
+        return self
+
+    @model_validator(mode="after")
+    def _zarr_keys_need_zarr(self) -> GranuleSettings:
+        if self.format != "zarr" and (self.marker or self.missing_chunks == "fill"):
+            raise ValueError('marker and missing_chunks are for Zarr granules, add format = "zarr"')
         return self
 
 
@@ -232,6 +251,9 @@ class CollectionSettings(Section):
             exclude=self.granule.exclude,
             rename=dict(self.granule.rename),
             attributes=dict(self.granule.attributes),
+            format=self.granule.format,
+            marker=self.granule.marker,
+            missing_chunks=self.granule.missing_chunks,
         )
 
     @model_validator(mode="after")

@@ -15,12 +15,12 @@ from zcollection_engine.config import CollectionRef, resolve_config
 from zcollection_engine.errors import EngineError, NotFoundError
 from zcollection_engine.granules.infer import infer_schema
 from zcollection_engine.granules.model import Granule, GranuleSpec
-from zcollection_engine.granules.netcdf import read_netcdf
+from zcollection_engine.granules.opening import open_granule
 from zcollection_engine.identity import GranuleEntry, GranuleIdentity, precedence_of
 from zcollection_engine.ingest import prepare
 from zcollection_engine.jobs import JobResult, PartitionJob, run_job
 from zcollection_engine.schema import Schema
-from zcollection_engine.stores.resolve import StorageOptions, fetch
+from zcollection_engine.stores.resolve import StorageOptions
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -44,9 +44,10 @@ class ReadRequest:
     Attributes
     ----------
     ref
-        The object; its ETag and size are what the event said, the object itself decides.
+        The object; its ETag and size are what the event said, the object itself decides. Of a Zarr directory it is the
+        marker, which stands for the granule.
     spec
-        What to take from it.
+        What kind of object it is, and what to take from it.
     storage
         How to reach its store.
     """
@@ -74,7 +75,7 @@ class Proposal:
 
 @_returning_errors
 def read_granule(request: ReadRequest, collection: CollectionRef) -> ReadGranule:
-    """Fetch a granule by one GET, check it, fit it to its collection.
+    """Fetch a granule, check it, fit it to its collection. A file or archive takes one GET.
 
     The outcome may be an `InvalidGranuleError` (it cannot be ingested, now or ever), a `NotFoundError` or a
     `StorageError` (it could not be fetched).
@@ -127,7 +128,6 @@ def _granule(read: ReadGranule | EngineError, identity: int) -> Granule:
 
 def _fetch(request: ReadRequest) -> tuple[Granule, GranuleIdentity, tuple[int, ...]]:
     ref = request.ref
-    stored = fetch(ref.url, request.storage)
-    identity = GranuleIdentity(ref.bucket, ref.key, stored.info.etag, stored.info.size)
-    granule = read_netcdf(stored.data, request.spec, name=ref.url)
-    return granule, identity, precedence_of(stored.info.modified)
+    opened = open_granule(ref.url, request.spec, request.storage)
+    identity = GranuleIdentity(ref.bucket, ref.key, opened.info.etag, opened.info.size)
+    return opened.granule, identity, precedence_of(opened.info.modified)

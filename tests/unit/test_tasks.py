@@ -7,10 +7,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
+from daemon.routing import Router, Rule
+from daemon.settings_data import CollectionSettings, GranuleSettings
 from daemon.sources.base import ObjectRef, locate
 from daemon.tasks import Proposal, ReadGranule, ReadRequest, entry_of, merge_partition, propose, read_granule
 from tests.granules_twins import sentinel6_twin
+from tests.zarr_twins import FORMATS, MARKERS, Format, pack, write_twin
 from zcollection_engine import DatePartitioning, create_collection
 from zcollection_engine.collection import Collection
 from zcollection_engine.commits.log import CommitLog
@@ -26,10 +30,10 @@ SPEC = GranuleSpec("/data_01/time", include=("/data_01/*",))
 DAY_17 = "year=2023/month=12/day=17"
 
 
-def request(path: Path) -> ReadRequest:
+def request(path: Path, spec: GranuleSpec = SPEC) -> ReadRequest:
     url = f"file://{path}"
     bucket, key = locate(url)
-    return ReadRequest(ObjectRef(url, bucket, key), SPEC, StorageOptions())
+    return ReadRequest(ObjectRef(url, bucket, key), spec, StorageOptions())
 
 
 @pytest.fixture
@@ -73,6 +77,26 @@ def test_a_granule_is_read_with_its_identity_and_its_share_in_every_partition(
     assert {path: share.rows for path, share in read.entry.shares.items()} == {DAY_17: 20}
 
 
+@pytest.mark.parametrize("zarr_format", FORMATS)
+def test_a_zarr_directory_is_read_under_the_identity_of_its_marker_and_an_archive_under_its_own(
+    tmp_path: Path, source: Path, collection: Collection, zarr_format: Format
+) -> None:
+    expected = read_granule(request(source), collection.ref)
+    assert isinstance(expected, ReadGranule)
+    folder = write_twin(sentinel6_twin(100, rows=20), tmp_path / "granule.zarr", zarr_format)
+    archive = tmp_path / "granule.zip"
+    archive.write_bytes(pack(folder))
+    for path in (folder / MARKERS[zarr_format], archive):
+        read = read_granule(request(path, replace(SPEC, format="zarr")), collection.ref)
+        assert isinstance(read, ReadGranule)
+        identity = read.entry.identity
+        assert (identity.key, identity.size) == (str(path).lstrip("/"), path.stat().st_size)
+        assert read.entry.shares == expected.entry.shares
+        assert read.granule.variables.keys() == expected.granule.variables.keys()
+        for name, variable in expected.granule.variables.items():
+            assert read.granule.variables[name].values.tolist() == variable.values.tolist()
+
+
 def test_errors_are_outcomes(tmp_path: Path, source: Path, collection: Collection) -> None:
     missing = read_granule(request(tmp_path / "gone.nc"), collection.ref)
     assert isinstance(missing, NotFoundError)
@@ -107,3 +131,39 @@ def test_a_read_repeated_on_another_version_is_not_merged_under_the_first_one_s_
 
     gone = NotFoundError("there is no object granule.nc")
     assert merge_partition(replace(job, attempt="1" * 32), [gone]) is gone
+
+
+def test_the_settings_of_a_zarr_collection_reach_its_reader() -> None:
+    section = {
+        "name": "s6a",
+        "url": "collection",
+        "match": ("**/*.zarr/_SUCCESS",),
+        "axis": "time",
+        "partitioning": {"by": "date", "variable": "time", "resolution": "day"},
+    }
+    plain = CollectionSettings.model_validate(section).granule_spec
+    assert (plain.format, plain.marker, plain.missing_chunks) == ("netcdf", "", "reject")
+    chosen = {"format": "zarr", "marker": "_SUCCESS", "missing_chunks": "fill"}
+    spec = CollectionSettings.model_validate({**section, "granule": chosen}).granule_spec
+    assert (spec.format, spec.marker, spec.missing_chunks) == ("zarr", "_SUCCESS", "fill")
+
+
+@pytest.mark.parametrize("wrong", [{"marker": "_SUCCESS"}, {"missing_chunks": "fill"}, {"marker": "a/b"}])
+def test_settings_for_zarr_need_its_format_and_a_marker_is_one_name(wrong: dict[str, str]) -> None:
+    with pytest.raises(ValidationError, match="marker"):
+        GranuleSettings.model_validate(wrong)
+
+
+def test_the_globs_for_zarr_directories_take_the_marker_of_a_root_and_no_other_object() -> None:
+    router = Router([Rule("v2", ("**/*.zarr/.zmetadata",)), Rule("v3", ("**/*.zarr/zarr.json",))], [])
+
+    def goes_to(key: str) -> str | None:
+        return router.route(ObjectRef(f"s3://bucket/{key}", "bucket", key)).collection
+
+    assert (goes_to("in/2024/a.zarr/.zmetadata"), goes_to("in/2024/a.zarr/zarr.json")) == ("v2", "v3")
+    assert goes_to("a.zarr/.zmetadata") == "v2"
+    others = (".zgroup", "time/0", "time/.zarray", "ku/zarr.json", "ku/x/c/0", "ku/.zmetadata")
+    assert {goes_to(f"in/a.zarr/{other}") for other in others} == {None}
+    # "*" does not cross folders: without "**/" only a directory at the bucket's root would match.
+    shallow = Router([Rule("v2", ("*.zarr/.zmetadata",))], [])
+    assert shallow.route(ObjectRef("s3://b/in/a.zarr/.zmetadata", "b", "in/a.zarr/.zmetadata")).collection is None

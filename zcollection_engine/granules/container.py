@@ -12,7 +12,10 @@ _HDF5 = b"\x89HDF\r\n\x1a\n"
 _CLASSIC = (b"CDF\x01", b"CDF\x02", b"CDF\x05")
 _FOREIGN = (
     (b"\x1f\x8b", "gzip-compressed data: deliver it decompressed"),
-    (b"PK\x03\x04", "a zip archive: deliver the files in it"),
+    (
+        b"PK\x03\x04",
+        'a zip archive: deliver the files in it, or set granule.format to "zarr" for a Zarr store in a zip',
+    ),
     (b"BZh", "bzip2-compressed data: deliver it decompressed"),
     (b"(\xb5/\xfd", "zstd-compressed data: deliver it decompressed"),
     (b"\x0e\x03\x13\x01", "an HDF4 file: convert it to NetCDF"),

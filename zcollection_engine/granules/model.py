@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from fnmatch import fnmatchcase
+from typing import Any, Literal
 
 import numpy.typing as npt
 
 from zcollection_engine.schema import Scalar
+
+#: Markers of a Zarr directory where none is set: consolidated metadata, which are written when all else is.
+DEFAULT_MARKERS = (".zmetadata", "zarr.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +30,16 @@ class GranuleSpec:
         From a collection path (see `collection_path`) to another.
     attributes
         Global attributes of the granule that become row variables: attribute name to numpy dtype name.
+    format
+        What the objects are: NetCDF files; or zip archives of a Zarr hierarchy and the markers of Zarr directories.
+    marker
+        For Zarr: glob on the last part of a key. An object of such a name tells that the directory which holds it is
+        complete. Empty: `DEFAULT_MARKERS`, a "zarr.json" only with consolidated metadata.
+    missing_chunks
+        For Zarr: whether a granule that lacks a chunk is refused, or taken with fill values in its place.
+    max_nbytes
+        Bytes that the values taken from one granule may need in memory (`zcollection_engine.granules.limits` tells how
+        they are counted). A granule that declares more is refused before any of them is read.
     """
 
     axis: str
@@ -33,6 +47,17 @@ class GranuleSpec:
     exclude: tuple[str, ...] = ()
     rename: Mapping[str, str] = field(default_factory=dict)
     attributes: Mapping[str, str] = field(default_factory=dict)
+    format: Literal["netcdf", "zarr"] = "netcdf"
+    marker: str = ""
+    missing_chunks: Literal["reject", "fill"] = "reject"
+    max_nbytes: int = 1 << 32
+
+    def is_marker(self, key: str) -> bool:
+        """Tell whether an object marks the Zarr directory that holds it as complete."""
+        if self.format != "zarr":
+            return False
+        name = key.rpartition("/")[2]
+        return fnmatchcase(name, self.marker) if self.marker else name in DEFAULT_MARKERS
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ everything that does not need the library is done outside it.
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,23 +15,17 @@ import netCDF4
 import numpy as np
 import numpy.typing as npt
 
-from zcollection_engine.errors import EmptyGranuleError, InvalidGranuleError
+from zcollection_engine.errors import InvalidGranuleError
+from zcollection_engine.granules.assembly import Choice, assemble, choose, unsupported_type
 from zcollection_engine.granules.container import openable
-from zcollection_engine.granules.model import Granule, GranuleSpec, GranuleVariable
-from zcollection_engine.granules.selection import Names, Selection
-from zcollection_engine.granules.timeaxis import decode_axis
-from zcollection_engine.granules.timeunits import is_time_units
-from zcollection_engine.granules.values import (
-    INTERNAL_ATTRIBUTES,
-    FoundVariable,
-    as_granule_variable,
-    constant_rows,
-)
-from zcollection_engine.jsonvalues import json_attributes
+from zcollection_engine.granules.hdf5 import check_heaps
+from zcollection_engine.granules.limits import Budget, Kind
+from zcollection_engine.granules.model import Granule, GranuleSpec
+from zcollection_engine.granules.selection import Selection
+from zcollection_engine.granules.values import FoundVariable
 
-#: Bytes of one decoded variable above which a file is taken for damaged or hostile: compressed zeros, or an
-#: unlimited dimension that nothing was written to, need next to nothing in the file.
-MAX_VARIABLE_NBYTES = 1 << 33
+#: Of the reference to a string in an HDF5 file.
+_STRING_NBYTES = 16
 
 _LIBRARY = threading.Lock()
 _LIBRARY_ERRORS = (
@@ -43,7 +36,6 @@ _LIBRARY_ERRORS = (
     KeyError,
     IndexError,
     AttributeError,
-    MemoryError,
 )
 
 
@@ -54,13 +46,24 @@ class _Entry:
     variable: netCDF4.Variable[Any]
     owners: Mapping[str, str]
 
+    @property
+    def dimensions(self) -> tuple[str, ...]:
+        return self.variable.dimensions
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.variable.shape
+
+    @property
+    def attributes(self) -> Mapping[str, Any]:
+        return _attributes(self.variable)
+
 
 @dataclass(frozen=True, slots=True)
 class _Found:
     """What is taken from a file before it is closed."""
 
-    names: Names
-    dimension: str
+    choice: Choice
     variables: Mapping[str, FoundVariable]
     attributes: Mapping[str, Any]
 
@@ -96,11 +99,19 @@ def read_netcdf(data: bytes, spec: GranuleSpec, *, name: str) -> Granule:
     """
     selection = Selection(spec)
     content = openable(data, name)
+    check_heaps(content, name=name)
     try:
         with _LIBRARY, netCDF4.Dataset("granule", memory=content) as dataset:
-            found = _extract(dataset, selection, name)
+            found = _extract(dataset, selection, len(data), name)
     except InvalidGranuleError:
         raise
+    except MemoryError as error:
+        raise InvalidGranuleError(
+            f"{name}: the netCDF library asked for more memory than there is to read this file of {len(data)} bytes; it "
+            "is damaged, or max_nbytes is too high for this machine",
+            reason="too_large",
+            granule=name,
+        ) from error
     except _LIBRARY_ERRORS as error:
         raise InvalidGranuleError(
             f"{name}: the netCDF library cannot read this file of {len(data)} bytes ({error}); it is damaged, have the "
@@ -108,45 +119,21 @@ def read_netcdf(data: bytes, spec: GranuleSpec, *, name: str) -> Granule:
             reason="unreadable",
             granule=name,
         ) from error
-    return _assemble(found, spec, name)
+    return assemble(found.choice, found.variables, found.attributes, spec, name=name)
 
 
-def _assemble(found: _Found, spec: GranuleSpec, name: str) -> Granule:
-    paths = found.names.variables
-    variables = {
-        paths[path]: as_granule_variable(variable, found.dimension) for path, variable in found.variables.items()
-    }
-    axis = paths[spec.axis]
-    variables[axis] = decode_axis(variables[axis], path=spec.axis, name=name)
-    rows = variables[axis].values.shape[0]
-    for attribute, target in found.names.attributes.items():
-        values = constant_rows(
-            attribute, found.attributes.get(attribute), spec.attributes[attribute], rows=rows, name=name
-        )
-        described = {"long_name": f"global attribute {attribute} of the granule"}
-        variables[target] = GranuleVariable((found.dimension,), values, described)
-    kept = {key: value for key, value in found.attributes.items() if key not in INTERNAL_ATTRIBUTES}
-    return Granule(name, axis, found.dimension, dict(sorted(variables.items())), json_attributes(kept))
-
-
-def _extract(dataset: netCDF4.Dataset, selection: Selection, name: str) -> _Found:
+def _extract(dataset: netCDF4.Dataset, selection: Selection, file_nbytes: int, name: str) -> _Found:
     dataset.set_auto_maskandscale(False)
     dataset.set_auto_chartostring(False)
     entries = dict(_walk(dataset))
-    axis_path = selection.spec.axis
-    axis = _axis(entries, axis_path, name)
-    dimension = axis.variable.dimensions[0]
-    names = selection.choose(entries, name=name)
-    if selection.spec.include and not any(map(selection.takes, entries.keys() - {axis_path})):
-        raise InvalidGranuleError(
-            f"{name}: no variable matches {list(selection.spec.include)}; the file has {_some(entries)}",
-            reason="nothing_selected",
-            granule=name,
-        )
-    taken = {path: entries[path] for path in names.variables}
-    _check_dimensions(taken, axis, name)
-    variables = {path: _read(path, entry.variable, name) for path, entry in taken.items()}
-    return _Found(names, dimension, variables, _attributes(dataset))
+    choice = choose(entries, selection, name=name)
+    chosen = {path: entries[path].variable for path in choice.names.variables}
+    budget = Budget(selection.spec.max_nbytes, name=name)
+    for path, variable in chosen.items():
+        _reserve(budget, path, variable, name)
+    budget.reserve_axis(selection.spec.axis, chosen[selection.spec.axis].shape[0])
+    variables = {path: _read(budget, path, variable, file_nbytes) for path, variable in chosen.items()}
+    return _Found(choice, variables, _attributes(dataset))
 
 
 def _walk(dataset: netCDF4.Dataset) -> Iterator[tuple[str, _Entry]]:
@@ -161,90 +148,32 @@ def _walk(dataset: netCDF4.Dataset) -> Iterator[tuple[str, _Entry]]:
         pending.extend((child, owners) for child in group.groups.values())
 
 
-def _axis(entries: Mapping[str, _Entry], path: str, name: str) -> _Entry:
-    entry = entries.get(path)
-    if entry is None:
-        times = [other for other, candidate in entries.items() if _looks_like_time(candidate.variable)]
-        hint = f"variables that look like times: {', '.join(times)}" if times else f"it has {_some(entries)}"
-        raise InvalidGranuleError(
-            f"{name}: there is no variable {path!r} to be the axis; {hint}",
-            reason="axis_missing",
-            granule=name,
-        )
-    if len(entry.variable.dimensions) != 1:
-        raise InvalidGranuleError(
-            f"{name}: the axis {path!r} must have one dimension, it has {entry.variable.dimensions}; choose another "
-            "variable as axis",
-            reason="axis_not_1d",
-            granule=name,
-        )
-    if entry.variable.shape[0] == 0:
-        raise EmptyGranuleError(f"{name}: the axis {path!r} has no rows, there is nothing to ingest", granule=name)
-    return entry
-
-
-def _looks_like_time(variable: netCDF4.Variable[Any]) -> bool:
-    attributes = _attributes(variable)
-    marked = attributes.get("standard_name") == "time" or attributes.get("axis") == "T"
-    return marked or is_time_units(attributes.get("units"))
-
-
-def _some(entries: Mapping[str, _Entry]) -> str:
-    paths = sorted(entries)
-    more = f" and {len(paths) - 20} more" if len(paths) > 20 else ""
-    return ", ".join(paths[:20]) + more if paths else "no variable at all"
-
-
-def _check_dimensions(taken: Mapping[str, _Entry], axis: _Entry, name: str) -> None:
-    """Refuse what would put values of other rows, or of another length, under a dimension's name."""
-    dimension = axis.variable.dimensions[0]
-    sizes: dict[str, tuple[int, str]] = {}
-    for path, entry in taken.items():
-        dimensions, shape = entry.variable.dimensions, entry.variable.shape
-        if dimensions.count(dimension) > 1:
-            raise InvalidGranuleError(
-                f"{name}: variable {path} has the axis's dimension {dimension!r} twice {dimensions}; exclude it",
-                reason="axis_twice",
-                granule=name,
-            )
-        if dimension in dimensions and entry.owners[dimension] != axis.owners[dimension]:
-            raise InvalidGranuleError(
-                f"{name}: variable {path} has the dimension {dimension!r} of group {entry.owners[dimension]}, the axis "
-                f"has that of {axis.owners[dimension]}: other rows; exclude it",
-                reason="other_axis",
-                granule=name,
-            )
-        for label, size in zip(dimensions, shape, strict=True):
-            known, owner = sizes.setdefault(label, (size, path))
-            if known != size:
-                raise InvalidGranuleError(
-                    f"{name}: dimension {label!r} has {known} values for {owner} and {size} for {path}; exclude one of "
-                    "them",
-                    reason="dimension_conflict",
-                    granule=name,
-                )
-
-
-def _read(path: str, variable: netCDF4.Variable[Any], name: str) -> FoundVariable:
+def _reserve(budget: Budget, path: str, variable: netCDF4.Variable[Any], name: str) -> None:
+    """Refuse a variable before it is read: for its type, or for what it would take."""
     kind = variable.datatype
     if variable.dtype is not str and isinstance(kind, netCDF4.CompoundType | netCDF4.VLType):
-        raise InvalidGranuleError(
-            f"{name}: variable {path} is of the type {kind.name!r} ({type(kind).__name__}), which cannot be stored; "
-            "exclude it",
-            reason="unsupported_type",
-            granule=name,
-        )
-    itemsize = 8 if variable.dtype is str else np.dtype(variable.dtype).itemsize
-    nbytes = itemsize * math.prod(variable.shape)
-    if nbytes > MAX_VARIABLE_NBYTES:
-        raise InvalidGranuleError(
-            f"{name}: variable {path} of shape {variable.shape} would take {nbytes} bytes, more than "
-            f"{MAX_VARIABLE_NBYTES}; exclude it",
-            reason="too_large",
-            granule=name,
-        )
-    values: npt.NDArray[Any] = np.asarray(variable[...], dtype=object if variable.dtype is str else None)
+        raise unsupported_type(path, f"{kind.name!r} ({type(kind).__name__})", name=name)
+    stored: Kind = "strings" if variable.dtype is str else "characters" if variable.dtype == "S1" else "numbers"
+    itemsize = _STRING_NBYTES if variable.dtype is str else np.dtype(variable.dtype).itemsize
+    budget.reserve(path, variable.shape, itemsize, kind=stored)
+    chunks = variable.chunking()
+    if isinstance(chunks, list):
+        budget.reserve_chunk(path, tuple(chunks), itemsize)
+
+
+def _read(budget: Budget, path: str, variable: netCDF4.Variable[Any], file_nbytes: int) -> FoundVariable:
+    is_text = variable.dtype is str
+    values = _strings(budget, path, variable, file_nbytes) if is_text else np.asarray(variable[...])
     return FoundVariable(variable.dimensions, values, _attributes(variable))
+
+
+def _strings(budget: Budget, path: str, variable: netCDF4.Variable[Any], file_nbytes: int) -> npt.NDArray[Any]:
+    """Read strings block by block: a file may name one long string many times."""
+    values = np.empty(variable.shape, dtype=object)
+    for block in budget.blocks(variable.shape, largest=file_nbytes):
+        values[block] = variable[block]
+        budget.add_text(path, np.ravel(values[block]).tolist())
+    return values
 
 
 def _attributes(owner: netCDF4.Dataset | netCDF4.Variable[Any]) -> dict[str, Any]:
