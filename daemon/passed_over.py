@@ -15,8 +15,8 @@ from zcollection_engine.planning import Verdict
 _REASONS = {
     Verdict.SUPERSEDED: "a newer version of this object is in the collection already",
     Verdict.WITHDRAWN: (
-        "it was in and was taken out by a rollback, so it stays out; deliver it under another name, or roll the"
-        " collection back to a commit that has it, to bring it in again"
+        "it was in and was taken out by a rollback or a retraction, so it stays out; deliver it under another name, or"
+        " roll the collection back to a commit that has it, to bring it in again"
     ),
 }
 
@@ -35,7 +35,7 @@ async def newer_of_a_tie(target: Target, collection: Collection, entry: GranuleE
     """
     identity = entry.identity
     present = await asyncio.to_thread(collection.state.ledger.latest, identity.bucket, identity.key)
-    if present is None or present.precedence[:1] != entry.precedence[:1]:
+    if present is None or present.precedence[: len(entry.precedence)] != entry.precedence:
         return None
     try:
         is_current = await target.is_current(entry.url, identity.etag)

@@ -12,6 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, model_validator
 
 from daemon.locations import shows_whole_objects
+from daemon.settings_rules import (
+    DatePartitioningSettings,
+    DriftSettings,
+    MergeSettings,
+    PartitioningSettings,
+    PrecedenceSettings,
+)
 from daemon.settings_sections import FilePath, Section, Text, Texts, Url
 
 if TYPE_CHECKING:
@@ -97,44 +104,6 @@ class WatchSourceSettings(Section):
 SourceSettings = Annotated[SqsSourceSettings | WatchSourceSettings, Field(discriminator="type")]
 
 
-class DatePartitioningSettings(Section):
-    """A partition for each calendar period (``year=2023/month=12/day=16``)."""
-
-    by: Literal["date"]
-    """Selects this kind of partitioning."""
-
-    variable: Text
-    """Time variable that decides; the collection's axis."""
-
-    resolution: Literal["year", "month", "day", "hour", "minute", "second"]
-    """Period of one partition. Choose it so that a partition has some ten to some thousand granules."""
-
-
-class SequencePartitioningSettings(Section):
-    """A partition for each combination of values (``cycle_number=114/pass_number=99``)."""
-
-    by: Literal["sequence"]
-    """Selects this kind of partitioning."""
-
-    variables: Texts = Field(min_length=1)
-    """Integer row variables, the outermost folder first."""
-
-
-PartitioningSettings = Annotated[DatePartitioningSettings | SequencePartitioningSettings, Field(discriminator="by")]
-
-
-class MergeSettings(Section):
-    """What happens where granules overlap."""
-
-    strategy: Literal["time_series"] = "time_series"
-    """``time_series``: a granule owns its interval of the axis; inside it, rows of older granules are
-    dropped."""
-
-    tolerance_seconds: float | None = Field(default=None, gt=0)
-    """Seconds; a longer gap between a granule's rows cuts its interval, and other granules' rows in the gap
-    stay. Not set: the interval is never cut."""
-
-
 class GranuleSettings(Section):
     """What is read from a granule, and under which names it goes into the collection.
 
@@ -208,6 +177,14 @@ class CollectionSettings(Section):
 
     merge: MergeSettings = MergeSettings()
 
+    precedence: PrecedenceSettings = PrecedenceSettings()
+
+    drift: DriftSettings = DriftSettings()
+
+    provenance: bool = True
+    """Keep for each row which granule it came from. Without, granules cannot be retracted, and a newer version
+    replaces an older one only where the strategy drops its rows anyway."""
+
     schema_file: FilePath | None = None
     """JSON file with the schema of a collection to be created. Not set: derived from the first good
     granule."""
@@ -215,6 +192,13 @@ class CollectionSettings(Section):
     chunk_rows: int | None = Field(default=None, ge=1)
     """Rows in a chunk of a collection to be created. Not set: derived from the first granule's rows and the
     size of a row."""
+
+    codecs: Literal["default", "zstd", "blosc", "fast", "small"] = "default"
+    """How the values of a collection to be created are compressed; ``schema_file`` can say it for each variable."""
+
+    rewrite_memory_mb: int = Field(default=256, ge=8)
+    """Megabytes of rows that a worker holds while it rewrites a partition, besides the granules it merges and some
+    ten bytes for each row."""
 
     reader_grace_seconds: float = Field(default=600.0, ge=0)
     """Seconds for which a reader that opened a partition can go on reading what it opened, whatever is

@@ -9,22 +9,19 @@ import structlog
 
 from daemon.compute import DaskCompute, DaskExecutor
 from daemon.errors import SettingsError
-from daemon.settings_data import CollectionSettings, DatePartitioningSettings
+from daemon.rules import drift_of, partitioning_of, precedence_of, strategy_of
+from daemon.settings_data import CollectionSettings
 from daemon.sources.base import ObjectRef
 from daemon.tasks import ReadRequest
 from zcollection_engine import (
     Collection,
-    DatePartitioning,
-    SequencePartitioning,
     StorageOptions,
-    TimeSeries,
     WriterOptions,
     create_collection,
     open_collection,
 )
 from zcollection_engine.errors import ConflictError, NotFoundError
 from zcollection_engine.granules.model import Granule, GranuleSpec
-from zcollection_engine.partitioning import Partitioning
 from zcollection_engine.schema import Schema
 from zcollection_engine.schema_json import load_schema_file
 from zcollection_engine.stores.resolve import open_store, split_url
@@ -55,6 +52,7 @@ class Target:
             reader_grace=timedelta(seconds=settings.reader_grace_seconds),
             eager_arrays=False,
             single_writer=settings.single_writer,
+            block_nbytes=settings.rewrite_memory_mb * 1_000_000,
         )
         self._schema = load_schema_file(settings.schema_file) if settings.schema_file else None
         self._collection: Collection | None = None
@@ -120,8 +118,10 @@ class Target:
                 create_collection,
                 self.settings.url,
                 schema,
-                self._partitioning(),
-                strategy=self._strategy(),
+                partitioning_of(self.settings),
+                strategy=strategy_of(self.settings),
+                precedence=precedence_of(self.settings),
+                drift=drift_of(self.settings),
                 immutable=immutable,
                 storage=self._storage,
                 writer=self._writer,
@@ -136,15 +136,20 @@ class Target:
         collection = await asyncio.to_thread(
             open_collection, self.settings.url, mode="w", storage=self._storage, writer=self._writer
         )
+        config = collection.config
         found = {
-            "axis": collection.schema.axis,
-            "partitioning": collection.config.partitioning.to_json(),
-            "merge": collection.config.strategy.to_json(),
+            "axis": config.schema.axis,
+            "partitioning": config.partitioning.to_json(),
+            "merge": config.strategy.to_json(),
+            "precedence": config.precedence.to_json(),
+            "provenance": config.schema.keeps_provenance,
         }
         wanted = {
             "axis": self.settings.axis,
-            "partitioning": self._partitioning().to_json(),
-            "merge": self._strategy().to_json(),
+            "partitioning": partitioning_of(self.settings).to_json(),
+            "merge": strategy_of(self.settings).bound(config.schema).to_json(),
+            "precedence": precedence_of(self.settings).to_json(),
+            "provenance": self.settings.provenance,
         }
         problems = [
             f"collections.{self.name}.{key}: {wanted[key]}, but {self.settings.url} was created with {found[key]};"
@@ -157,13 +162,3 @@ class Target:
         await asyncio.to_thread(collection.state.ledger.warm)
         self._collection = collection
         return collection
-
-    def _partitioning(self) -> Partitioning:
-        rule = self.settings.partitioning
-        if isinstance(rule, DatePartitioningSettings):
-            return DatePartitioning(rule.variable, rule.resolution)
-        return SequencePartitioning(tuple(rule.variables))
-
-    def _strategy(self) -> TimeSeries:
-        seconds = self.settings.merge.tolerance_seconds
-        return TimeSeries(None if seconds is None else round(seconds * 1e9))

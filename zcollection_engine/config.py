@@ -11,6 +11,7 @@ from typing import Any
 from zcollection_engine.commits.log import FOLDER
 from zcollection_engine.commits.records import FORMAT_VERSION, dump, parse
 from zcollection_engine.errors import FormatError, NotFoundError
+from zcollection_engine.granules.drift import DriftPolicy, policy_from_json
 from zcollection_engine.merging import Strategy, strategy_from_json
 from zcollection_engine.partitioning import Partitioning, partitioning_from_json
 from zcollection_engine.precedence import ByTime, Precedence, precedence_from_json
@@ -37,6 +38,8 @@ class CollectionConfig:
         Which rows stay where granules meet.
     precedence
         Which of two granules wins.
+    drift
+        What becomes of granules that depart from the schema.
     retired
         Paths of variables that there were once and that are no longer: their chunks may still lie there.
     """
@@ -45,6 +48,7 @@ class CollectionConfig:
     partitioning: Partitioning
     strategy: Strategy
     precedence: Precedence = field(default_factory=ByTime)
+    drift: DriftPolicy = field(default_factory=DriftPolicy)
     retired: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -56,6 +60,7 @@ class CollectionConfig:
             "catalog": {"enabled": False},
             "merge": self.strategy.to_json(),
             "precedence": self.precedence.to_json(),
+            "drift": self.drift.to_json(),
             "retired": list(self.retired),
             "schema": schema_to_json(self.schema),
         }
@@ -74,6 +79,7 @@ class CollectionConfig:
                 partitioning_from_json(data["partitioning"]),
                 strategy_from_json(data["merge"]),
                 precedence_from_json(data.get("precedence")),
+                policy_from_json(data.get("drift", {})),
                 tuple(data.get("retired", ())),
             )
         except (KeyError, TypeError, FormatError) as error:

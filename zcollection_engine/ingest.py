@@ -13,6 +13,7 @@ import xarray as xr
 from zcollection_engine.config import CollectionConfig
 from zcollection_engine.errors import EmptyGranuleError, InvalidGranuleError, SchemaMismatchError
 from zcollection_engine.granules.conform import conform, immutable_digest
+from zcollection_engine.granules.drift import remedy
 from zcollection_engine.granules.infer import infer_schema
 from zcollection_engine.granules.model import Granule, GranuleVariable
 from zcollection_engine.identity import GranuleEntry, GranuleIdentity
@@ -65,8 +66,10 @@ def prepare(
     """
     if granule.rows == 0:
         raise EmptyGranuleError(f"{granule.name}: no rows along {granule.dimension!r}")
-    fitted = conform(granule, config.schema)
-    _compare_immutable(fitted, config.schema, immutable)
+    required = (*config.partitioning.variables, *config.strategy.columns)
+    fitted = conform(granule, config.schema, config.drift, required=required)
+    if config.drift.immutable != "keep":
+        _compare_immutable(fitted, config.schema, immutable)
     axis = fitted.variables[config.schema.axis].values
     split = config.partitioning.split({p: fitted.variables[p].values for p in config.partitioning.variables})
     shares = {path: Share(len(rows), config.strategy.intervals(axis[rows])) for path, rows in split.items()}
@@ -188,6 +191,7 @@ def _compare_immutable(granule: Granule, schema: Schema, expected: Mapping[str, 
         if found.get(path) != digest:
             raise SchemaMismatchError(
                 f"{granule.name}: variable {path!r} has no {schema.dimension!r} dimension, so it is stored once for the"
-                f" collection, and its values differ from those stored; exclude it, or ingest into another collection",
+                f" collection, and its values differ from those stored; exclude it, or ingest into another collection;"
+                f" {remedy('immutable')}",
                 variable=path,
             )

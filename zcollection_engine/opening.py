@@ -12,6 +12,7 @@ from zcollection_engine.committing import Committer
 from zcollection_engine.config import CollectionConfig, CollectionRef, load_config
 from zcollection_engine.creation import create, require_absent
 from zcollection_engine.errors import InvalidInputError
+from zcollection_engine.granules.drift import DriftPolicy
 from zcollection_engine.granules.model import Granule
 from zcollection_engine.merging import Strategy, TimeSeries
 from zcollection_engine.partitioning import Partitioning
@@ -30,6 +31,7 @@ def create_collection(
     *,
     strategy: Strategy | None = None,
     precedence: Precedence | None = None,
+    drift: DriftPolicy | None = None,
     immutable: Granule | None = None,
     storage: StorageOptions | None = None,
     writer: WriterOptions | None = None,
@@ -47,6 +49,8 @@ def create_collection(
         How granules merge; `TimeSeries` by default.
     precedence
         Which of two granules wins; by default the newer one.
+    drift
+        What becomes of granules that depart from the schema.
     immutable
         A granule that holds the values of the variables without the partitioned dimension, if the schema has any.
     storage, writer, clock
@@ -65,7 +69,7 @@ def create_collection(
     require_absent(store)
     check_store(store, single_writer=behaviour.single_writer, probe=True)
     merging = (strategy or TimeSeries()).bound(schema)
-    config = CollectionConfig(schema, partitioning, merging, precedence or ByTime())
+    config = CollectionConfig(schema, partitioning, merging, precedence or ByTime(), drift or DriftPolicy())
     create(store, config, immutable=immutable, clock=clock or SystemClock())
     return open_collection(store, mode="w", storage=storage, writer=behaviour, clock=clock)
 

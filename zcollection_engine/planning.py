@@ -21,7 +21,7 @@ class Verdict(StrEnum):
     """What became of an offered granule.
 
     It is in now; it was in already; a version of its object with a higher rank is in; it was in and was taken out on
-    purpose, by a rollback, and stays out.
+    purpose, by a rollback or a retraction, and stays out.
     """
 
     COMMITTED = "committed"

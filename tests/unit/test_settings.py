@@ -112,6 +112,8 @@ def test_partitioning_by_sequence_is_understood(load: Load) -> None:
     assert collection.partitioning.model_dump() == {
         "by": "sequence",
         "variables": ("cycle_number", "pass_number"),
+        "size": None,
+        "start": 0,
     }
 
 
@@ -191,7 +193,20 @@ def test_the_class_alone_reads_no_environment(monkeypatch: pytest.MonkeyPatch) -
         ("collections[0].match=S6A_*.nc", "collections[0].match: should be a valid list, not 'S6A_*.nc'"),
         ("collections[0].match=[]", "collections[0].match: should have at least 1 item"),
         ("collections[0].name='a b'", "collections[0].name: should match pattern"),
-        ("collections[0].merge.strategy=upsert", "collections[0].merge.strategy: should be 'time_series'"),
+        ("collections[0].merge.strategy=newest", "collections[0].merge.strategy: should be 'time_series', 'replace'"),
+        (
+            "collections[0].merge.key=['time']",
+            "collections[0].merge: key is for the strategy 'upsert', not 'time_series'",
+        ),
+        (
+            "collections[0].merge.strategy=callable",
+            "collections[0].merge: the strategy 'callable' needs function = \"module:function\"",
+        ),
+        ("collections[0].precedence.by=key", "collections[0].precedence: precedence by key needs a pattern"),
+        (
+            "collections[0].precedence={by='key', pattern='a.b'}",
+            "collections[0].precedence: pattern 'a.b' has no group (...): what it holds decides",
+        ),
         ("collections[0].axis=t", "collections[0]: partitioning.variable ('time') must be the axis ('t')"),
         (
             "collections[0].granule.axis='/data_01/tim'",

@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 
 from daemon.errors import SettingsError
+from daemon.rules import partitioning_of, strategy_of
 from daemon.settings_data import CollectionSettings
 from daemon.sources.base import ObjectRef
 from daemon.target import Target
 from daemon.tasks import Proposal, ReadRequest
 from tests.engine_support import small_schema
 from zcollection_engine import StorageOptions, open_collection
+from zcollection_engine.codecs import with_codecs
 from zcollection_engine.errors import InvalidGranuleError, NotFoundError
 from zcollection_engine.granules.model import Granule, GranuleVariable
 from zcollection_engine.schema import Schema, Variable
@@ -125,7 +127,7 @@ async def test_a_schema_file_that_says_everything_creates_the_collection_at_once
     target = target_at(url, schema_file=schema_file(tmp_path, schema))
     await target.open()
     assert target.collection is not None
-    assert open_collection(url).schema == schema
+    assert open_collection(url).schema == with_codecs(schema)
 
 
 async def test_a_schema_file_with_fixed_values_waits_for_the_granule_that_has_them(url: str, tmp_path: Path) -> None:
@@ -134,7 +136,7 @@ async def test_a_schema_file_with_fixed_values_waits_for_the_granule_that_has_th
     await target.open()
     assert target.collection is None
     collection = await target.require(compute, REF)
-    assert collection.schema == BANDED
+    assert collection.schema == with_codecs(BANDED)
     assert set(collection.immutable) == {"band"}
 
 
@@ -164,7 +166,10 @@ async def test_settings_that_contradict_the_collection_are_refused(
     with pytest.raises(SettingsError) as caught:
         await contradicting.open()
     found = open_collection(url).config
-    wanted = {"partitioning": contradicting._partitioning().to_json(), "merge": contradicting._strategy().to_json()}
+    wanted = {
+        "partitioning": partitioning_of(contradicting.settings).to_json(),
+        "merge": strategy_of(contradicting.settings).to_json(),
+    }
     expected = line.format(
         url=url, wanted=wanted, found={"partitioning": found.partitioning.to_json(), "merge": found.strategy.to_json()}
     )

@@ -34,7 +34,7 @@ class DriftPolicy:
         within half a unit of the granule's own packing. Another spelling of the same units is no drift.
     immutable
         A variable without the partitioned dimension has other values than the collection stored. "keep" keeps those
-        stored, "replace" stores the granule's in their place.
+        stored.
     """
 
     missing: Literal["fill", "reject"] = "reject"
@@ -43,7 +43,7 @@ class DriftPolicy:
     packing: Literal["re-encode", "reject"] = "re-encode"
     size: Literal["pad", "reject"] = "reject"
     units: Literal["convert", "reject"] = "convert"
-    immutable: Literal["keep", "replace", "reject"] = "reject"
+    immutable: Literal["keep", "reject"] = "reject"
 
     def __post_init__(self) -> None:
         for kind, choices in CHOICES.items():
