@@ -175,7 +175,7 @@ def preview(url: str, storage: StorageOptions, to: Moment) -> RollbackReport:
     then, now = open_collection(url, at=to, storage=storage), open_collection(url, storage=storage)
     changes = _compared(then, now).reversed()
     wanted = [old for _, old in changes.partitions.values() if old is not None]
-    gone = [old.path for old in wanted if not can_go_back(now.state.partition(old.path), old)]
+    gone = [old.path for old in wanted if not can_go_back(now.schema, now.state.partition(old.path), old)]
     return RollbackReport(changes, tuple(gone), None)
 
 

@@ -12,7 +12,8 @@ from zcollection_engine.committing import Committer
 from zcollection_engine.config import StoredConfig, load_config
 from zcollection_engine.errors import InvalidInputError, NotFoundError, SnapshotExpiredError
 from zcollection_engine.history import NetChange, records_between, same_rows
-from zcollection_engine.layout import keyspaces
+from zcollection_engine.layout.formats import format_of
+from zcollection_engine.schema import Schema
 from zcollection_engine.stores.base import ObjectStore
 
 
@@ -50,7 +51,7 @@ def plan_rollback(committer: Committer, state: CollectionState, target: Collecti
     changed = {p.path: target.partition(p.path) for p in state.partitions.values() if not _same(p, target)}
     copies = {path: old for path, old in changed.items() if old.rows}
     for path, old in copies.items():
-        _require_data(store.url, state.partition(path), old)
+        _require_data(store.url, committer.config.schema, state.partition(path), old)
     moved = set().union(*(_moved(path, state, target) for path in changed))
     removed = [e for e in map(state.ledger.get, {*net.granules, *moved}) if e is not None]
     added = [e for e in map(target.ledger.get, {*net.removed, *moved}) if e is not None]
@@ -103,13 +104,13 @@ def _moved(path: str, state: CollectionState, target: CollectionState) -> set[in
     return {e.id for e in state.ledger.owners(path)} ^ {e.id for e in target.ledger.owners(path)}
 
 
-def can_go_back(now: PartitionState, old: PartitionState) -> bool:
-    """Tell whether a partition can get older rows again: the next generation must not go to their own key space."""
-    return now.generation + 1 - old.generation < keyspaces.SPACES
+def can_go_back(schema: Schema, now: PartitionState, old: PartitionState) -> bool:
+    """Tell whether a partition can get older rows again: their chunks must not have been written again."""
+    return now.generation < format_of(schema).overwritten_by(old.generation)
 
 
-def _require_data(url: str, now: PartitionState, old: PartitionState) -> None:
-    if not can_go_back(now, old):
+def _require_data(url: str, schema: Schema, now: PartitionState, old: PartitionState) -> None:
+    if not can_go_back(schema, now, old):
         raise SnapshotExpiredError(
             f"{url}: partition {old.path} was rewritten {now.generation - old.generation} times since; its old rows are"
             " gone",

@@ -127,7 +127,7 @@ def _itemsize(variable: Variable) -> int:
     return 1 if variable.is_text else variable.numpy_dtype.itemsize
 
 
-def with_codecs(schema: Schema, choice: Choice = DEFAULT_PROFILE, *, zarr_format: int = 3) -> Schema:
+def with_codecs(schema: Schema, choice: Choice = DEFAULT_PROFILE) -> Schema:
     """Return a schema in which every variable has codecs; those that have some keep them.
 
     Parameters
@@ -137,8 +137,11 @@ def with_codecs(schema: Schema, choice: Choice = DEFAULT_PROFILE, *, zarr_format
     choice
         A profile's name, a chain, or either by pattern of the variables' paths: the first pattern that matches counts,
         "*" stays inside a group, "**" is every variable; variables without a match get the default.
-    zarr_format
-        3, or 2, for which the default is plain zstd: not every reader knows filters.
+
+    Returns
+    -------
+    Schema
+        For Zarr v2 the default is plain zstd: not every reader knows filters.
 
     Raises
     ------
@@ -158,12 +161,12 @@ def with_codecs(schema: Schema, choice: Choice = DEFAULT_PROFILE, *, zarr_format
             return variable
         found = (wanted for pattern, wanted in patterns.items() if _matches(variable.path, pattern))
         wanted = next(found, DEFAULT_PROFILE)
-        if zarr_format == 2 and wanted == DEFAULT_PROFILE:
+        if schema.zarr_format == 2 and wanted == DEFAULT_PROFILE:
             wanted = "zstd"
         return replace(variable, codecs=parse_codecs(wanted, variable))
 
     complete = replace(schema, variables=tuple(map(coded, schema.variables)))
-    check_codecs(complete, zarr_format)
+    check_codecs(complete)
     return complete
 
 
@@ -172,10 +175,10 @@ def _matches(path: str, pattern: str) -> bool:
     return pattern == "**" or (len(names) == len(parts) and all(map(fnmatchcase, names, parts)))
 
 
-def check_codecs(schema: Schema, zarr_format: int) -> None:
+def check_codecs(schema: Schema) -> None:
     """Raise `InvalidInputError` if a variable has a codec that a Zarr format (2 or 3) does not have."""
     for variable in schema.variables:
-        _chain(variable, zarr_format)
+        _chain(variable, schema.zarr_format)
 
 
 def parse_codecs(value: Wanted, variable: Variable) -> Codecs:

@@ -23,8 +23,9 @@ from zcollection_engine.commits.opening import load_state
 from zcollection_engine.commits.records import EVERYTHING, Commit, Grant, Record, Release
 from zcollection_engine.commits.state import CollectionState, PartitionState
 from zcollection_engine.config import CollectionConfig, CollectionRef, load_config
+from zcollection_engine.copying import copy_chunks
 from zcollection_engine.errors import BusyError, ConflictError, FencedError, StorageError
-from zcollection_engine.layout import keyspaces
+from zcollection_engine.layout.formats import SPACES, format_of
 from zcollection_engine.publication import Publisher
 from zcollection_engine.stores.base import ObjectStore
 from zcollection_engine.transaction import WriterOptions
@@ -122,7 +123,7 @@ class Committer:
 
     def require_space(self, base: PartitionState, now: datetime) -> None:
         """Raise `BusyError` while a reader may still be using the key space that a rewrite would go to."""
-        if base.generation + 1 < keyspaces.SPACES:
+        if base.generation + 1 < SPACES:
             return
         retired = base.flips.get(base.generation - 1)
         if retired is None:
@@ -182,11 +183,15 @@ class Committer:
             If a partition of ``rewritten`` has no free key space, by the store's clock.
         """
         existing = [base for base in granted.bases.values() if base.commit >= 0]
+        if self._copies:
+            for base in granted.bases.values():
+                if base.commit < 0:
+                    self.publisher.announce(base.path)
         self.publish([base.path for base in existing], arrays=False)
         for base in existing:
             if base.generation not in base.flips:
                 granted.flips[base.path] = self.publisher.flipped_at(base)
-        reused = [b for b in existing if b.path in rewritten and b.generation + 1 >= keyspaces.SPACES]
+        reused = [b for b in existing if b.path in rewritten and b.generation + 1 >= SPACES]
         if reused and self.options.reader_grace:
             now = self.store.head(record_key(granted.token)).modified
             for base in reused:
@@ -248,7 +253,7 @@ class Committer:
             self._follow_config()
             partitions = [self.state.partitions[path] for path in sorted(set(paths)) if path in self.state.partitions]
         with ThreadPoolExecutor(_PARALLEL_PARTITIONS) as pool:
-            for done in [pool.submit(self.publisher.publish, p, arrays=arrays) for p in partitions]:
+            for done in [pool.submit(self._publish, p, arrays=arrays) for p in partitions]:
                 done.result()
         with self.lock:
             for partition in partitions:
@@ -257,6 +262,21 @@ class Committer:
             if self.state.last_commit > self._published_root or self._published_root < 0:
                 self.publisher.publish_root(self.state)
                 self._published_root = max(self.state.last_commit, 0)
+
+    def _publish(self, partition: PartitionState, *, arrays: bool) -> None:
+        if self._copies and not self.publisher.is_flipped(partition):
+            copy_chunks(self.store, self.config.schema, partition, lambda: self._is_last(partition))
+        self.publisher.publish(partition, arrays=arrays)
+
+    @property
+    def _copies(self) -> bool:
+        return format_of(self.config.schema).copies
+
+    def _is_last(self, partition: PartitionState) -> bool:
+        """Look at the log whether no later commit changed a partition."""
+        with self.lock:
+            self.refresh()
+            return self.state.partition(partition.path).commit == partition.commit
 
     def roll_forward(self) -> None:
         """Complete the publication of every commit that is not known to be published."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+from zcollection_engine import zcollection1
 from zcollection_engine.commits.log import FOLDER
 from zcollection_engine.commits.records import FORMAT_VERSION, dump, parse
 from zcollection_engine.errors import FormatError, NotFoundError
@@ -19,6 +20,7 @@ from zcollection_engine.schema import Schema
 from zcollection_engine.schema_json import schema_from_json, schema_to_json
 from zcollection_engine.stores.base import ObjectStore
 from zcollection_engine.stores.resolve import StorageOptions, open_store
+from zcollection_engine.zcollection1 import dump_zcollection, to_zcollection
 
 CONFIG_KEY = "_zcollection.json"
 CONFIGS = f"{FOLDER}configs/"
@@ -53,17 +55,22 @@ class CollectionConfig:
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``_zcollection.json``; members that zcollection knows keep its names."""
-        return {
+        body: dict[str, Any] = {
             "format_version": FORMAT_VERSION,
             "axis": self.schema.dimension,
             "partitioning": {**self.partitioning.to_json(), "dimension": self.schema.dimension},
             "catalog": {"enabled": False},
             "merge": self.strategy.to_json(),
-            "precedence": self.precedence.to_json(),
-            "drift": self.drift.to_json(),
-            "retired": list(self.retired),
             "schema": schema_to_json(self.schema),
         }
+        # What is as it was before it could be chosen is left out: collections written then keep their very bytes.
+        if self.precedence != ByTime():
+            body["precedence"] = self.precedence.to_json()
+        if self.drift != DriftPolicy():
+            body["drift"] = self.drift.to_json()
+        if self.retired:
+            body["retired"] = list(self.retired)
+        return body
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], *, name: str) -> CollectionConfig:
@@ -169,7 +176,10 @@ def resolve_config(ref: CollectionRef, store: ObjectStore | None = None) -> Stor
     return found
 
 
-def config_bytes(config: CollectionConfig, commit: int) -> bytes:
-    """The bytes of ``_zcollection.json`` as of a commit."""
+def config_document(config: CollectionConfig, commit: int) -> tuple[str, bytes]:
+    """Key and bytes of the file that tells readers of the configuration, as of a commit."""
+    if config.schema.zarr_format == 2:
+        told = to_zcollection(config.schema, config.partitioning.to_json(), commit=commit)
+        return zcollection1.CONFIG_KEY, dump_zcollection(told)
     body = {**config.to_json(), "commit": commit}
-    return json.dumps(body, indent=2, ensure_ascii=False, allow_nan=False).encode()
+    return CONFIG_KEY, json.dumps(body, indent=2, ensure_ascii=False, allow_nan=False).encode()

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Mapping
 
 from zcollection_engine.clock import Clock
+from zcollection_engine.codecs import check_codecs
 from zcollection_engine.commits.checkpoints import Checkpoints
 from zcollection_engine.commits.log import CommitLog, LogTrimmedError, NumberTakenError
 from zcollection_engine.commits.records import Creation
@@ -13,8 +14,10 @@ from zcollection_engine.config import CollectionConfig, StoredConfig, store_conf
 from zcollection_engine.errors import ConflictError, InvalidInputError
 from zcollection_engine.granules.conform import immutable_digest
 from zcollection_engine.granules.model import Granule
-from zcollection_engine.layout.chunkstore import ChunkStore, ChunkWriter, open_variable
-from zcollection_engine.layout.documents import Version, render
+from zcollection_engine.layout.chunkstore import ChunkWriter, open_variable
+from zcollection_engine.layout.formats import format_of
+from zcollection_engine.layout.partitionstore import immutable_store
+from zcollection_engine.layout.v2documents import check_v2
 from zcollection_engine.partitioning import DatePartitioning, Partitioning
 from zcollection_engine.publication import STAGED
 from zcollection_engine.schema import PROVENANCE, TIME_UNITS, Schema, Variable
@@ -60,6 +63,9 @@ def require_absent(store: ObjectStore) -> None:
 
 
 def _check(config: CollectionConfig) -> None:
+    check_codecs(config.schema)
+    if config.schema.zarr_format == 2:
+        check_v2(config.schema)
     for name in config.partitioning.variables:
         variable = config.schema.by_path.get(name)
         if variable is None:
@@ -105,9 +111,8 @@ def _check_immutable(schema: Schema, granule: Granule | None) -> None:
 
 
 def _stage(store: ObjectStore, schema: Schema, granule: Granule, transaction: uuid.UUID) -> None:
-    documents = render(schema, Version(0, 0, 0), immutable=True)
-    writer = ChunkWriter(store, transaction, lambda: None)
-    target = ChunkStore(store, f"{STAGED}/{transaction.hex}", documents, writer)
+    writer = ChunkWriter(store, transaction, lambda: None, seal=format_of(schema).seal)
+    target = immutable_store(store, schema, path=f"{STAGED}/{transaction.hex}", writer=writer)
     for variable in schema.immutable_variables:
         array = open_variable(target, variable.path)
         array[...] = granule.variables[variable.path].values

@@ -21,9 +21,10 @@ from zcollection_engine.commits.log import CommitLog
 from zcollection_engine.config import CollectionConfig, CollectionRef, resolve_config, resolve_store
 from zcollection_engine.errors import InvalidInputError
 from zcollection_engine.granules.model import Granule, GranuleVariable
-from zcollection_engine.layout import keyspaces
 from zcollection_engine.layout.chunkstore import ChunkStore, ChunkWriter, open_variable
-from zcollection_engine.layout.documents import Version, render
+from zcollection_engine.layout.documents import Version
+from zcollection_engine.layout.formats import format_of
+from zcollection_engine.layout.partitionstore import partition_store
 from zcollection_engine.merging import Candidates, Change, Custom, Interval, origins, select
 from zcollection_engine.merging.custom import call_function
 from zcollection_engine.rowblocks import ExistingRows, InsertedRows, MergedRows, block_rows
@@ -133,7 +134,9 @@ def run_job(job: PartitionJob, granules: Sequence[Granule], store: ObjectStore |
     config = resolve_config(job.collection, objects).config
     check = GrantCheck(CommitLog(objects), job.token, (job.partition,))
     with objects.exclusive(job.partition):
-        writer = ChunkWriter(objects, UUID(job.attempt), check, check_every=job.seconds / 2)
+        writer = ChunkWriter(
+            objects, UUID(job.attempt), check, check_every=job.seconds / 2, seal=format_of(config.schema).seal
+        )
         result = _PartitionMerge(job, config, granules, objects, writer).run()
         objects.flush()
     return result
@@ -279,23 +282,21 @@ class _PartitionMerge:
         base = self._job.base
         if not base.rows:
             return self._nothing
-        store = ChunkStore(self._objects, self._job.partition, render(self._schema, base))
+        store = partition_store(self._objects, self._job.partition, self._schema, base)
         return ExistingRows(self._schema, store, base.rows, self._job.filled)
 
     def _target(self, generation: int, rows: int) -> ChunkStore:
         version = Version(self._job.base.commit, generation, rows)
-        return ChunkStore(self._objects, self._job.partition, render(self._schema, version), self._writer)
+        return partition_store(self._objects, self._job.partition, self._schema, version, writer=self._writer)
 
     def _leftovers(self, variables: Sequence[Variable]) -> Mapping[str, str]:
         """ETags of all chunks of some arrays that lie in the key space about to be written."""
+        layout, paths = format_of(self._schema), {variable.path for variable in variables}
         found = {}
         for info in self._objects.list(f"{self._job.partition}/"):
-            inside = info.key.removeprefix(f"{self._job.partition}/")
-            for variable in variables:
-                if inside.startswith(f"{variable.path}/") and keyspaces.is_in_space(
-                    self._job.generation, inside.removeprefix(f"{variable.path}/")
-                ):
-                    found[info.key] = info.etag
+            place = layout.place(info.key.removeprefix(f"{self._job.partition}/"), paths)
+            if place is not None and place.space == layout.space(self._job.generation):
+                found[info.key] = info.etag
         return found
 
 
@@ -316,7 +317,7 @@ def _rows_in(config: CollectionConfig, granule: Granule, partition: str) -> npt.
 
 def _tail_chunks(schema: Schema, base: Version) -> list[str]:
     """Keys of the chunks that hold the last rows and have room for more."""
-    keys = []
+    keys, layout = [], format_of(schema)
     for variable in schema.row_variables:
         if base.rows % variable.chunks[0] == 0:
             continue
@@ -325,5 +326,5 @@ def _tail_chunks(schema: Schema, base: Version) -> list[str]:
             for d, n in zip(variable.dimensions[1:], variable.chunks[1:], strict=True)
         ]
         indices = itertools.product([base.rows // variable.chunks[0]], *inner)
-        keys += [f"{variable.path}/{keyspaces.chunk_key(base.generation, index)}" for index in indices]
+        keys += [layout.chunk_key(variable.path, base.generation, index) for index in indices]
     return keys

@@ -1,6 +1,6 @@
 """Make commits visible to readers that know nothing of the log.
 
-One conditional PUT of a partition's ``zarr.json`` changes all its variables at once. Each document carries the number
+One conditional PUT of a partition's group document changes all its variables at once. Each document carries the number
 of the commit it shows and is never replaced by an older one, so publication may be repeated by anyone at any time.
 """
 
@@ -17,21 +17,13 @@ from typing import Any
 import numpy as np
 
 from zcollection_engine.commits.state import CollectionState, PartitionState
-from zcollection_engine.config import CONFIG_KEY, CollectionConfig, config_bytes
+from zcollection_engine.config import CollectionConfig, config_document
 from zcollection_engine.errors import NotFoundError, PreconditionFailedError
-from zcollection_engine.layout.documents import (
-    COMMIT_ATTRIBUTE,
-    DOCUMENT,
-    Version,
-    commit_of,
-    dump,
-    group_document,
-    render,
-)
+from zcollection_engine.layout.documents import Version
+from zcollection_engine.layout.formats import Format, format_of
 from zcollection_engine.schema import TIME_UNITS
 from zcollection_engine.stores.base import ObjectStore
 
-IMMUTABLE = "_immutable"
 STAGED = ".zcommits/staged"
 
 _PARALLEL_PUTS = 16
@@ -68,7 +60,7 @@ class Publisher:
 
     def is_flipped(self, partition: PartitionState) -> bool:
         """Tell whether this publisher knows that readers see the partition's last commit."""
-        shown = self._shown.get(_document(partition.path))
+        shown = self._shown.get(self._document(partition.path))
         return shown is not None and shown.commit >= partition.commit
 
     def is_complete(self, partition: PartitionState) -> bool:
@@ -89,9 +81,9 @@ class Publisher:
         if partition.generation == 0:
             self._publish_generation(partition)
         if not self.is_flipped(partition):
-            for parent in _parents(partition.path):
-                self._make_group(parent)
-            self._put(_document(partition.path), partition.commit, self._render(partition)[DOCUMENT])
+            for key, body in self._format.parents(partition.path).items():
+                self._create(key, lambda body=body: body)  # type: ignore[misc]
+            self._put(self._document(partition.path), partition.commit, self._render(partition)[self._format.document])
         self._publish_generation(partition)
 
     def _publish_generation(self, partition: PartitionState) -> None:
@@ -100,12 +92,20 @@ class Publisher:
 
     def flipped_at(self, partition: PartitionState) -> datetime:
         """A time, by the store's clock, at which the partition's present generation was visible."""
-        return self._store.head(_document(partition.path)).modified
+        return self._store.head(self._document(partition.path)).modified
+
+    def announce(self, path: str) -> None:
+        """Show a partition without rows, before anything else lies there.
+
+        Released zcollection takes every folder of such a name for a partition, and fails on one without this document.
+        """
+        empty = self._format.render(self._config.schema, Version(-1, 0, 0))[self._format.document]
+        self._create(self._document(path), lambda: empty)
 
     def publish_arrays(self, partition: PartitionState) -> None:
         """Bring the documents of the partition's arrays and nested groups up to date."""
         documents = self._render(partition)
-        documents.pop(DOCUMENT)
+        documents.pop(self._format.document)
 
         def put(item: tuple[str, bytes]) -> None:
             self._put(f"{partition.path}/{item[0]}", partition.commit, item[1])
@@ -117,7 +117,7 @@ class Publisher:
 
     def withdraw(self, paths: Iterable[str], variables: Sequence[str]) -> None:
         """Delete the documents of arrays that were dropped, for readers that list a group instead of asking it."""
-        keys = [f"{path}/{variable}/{DOCUMENT}" for path in paths for variable in variables]
+        keys = [f"{path}/{key}" for path in paths for variable in variables for key in self._format.of_array(variable)]
         with ThreadPoolExecutor(_PARALLEL_PUTS) as pool:
             list(pool.map(self._delete, keys))
 
@@ -130,7 +130,6 @@ class Publisher:
         parts = [p for p in state.partitions.values() if p.axis is not None]
         attributes: dict[str, Any] = {
             **self._config.schema.attributes,
-            COMMIT_ATTRIBUTE: state.last_commit,
             "zcollection_partitions": len(parts),
             "zcollection_rows": sum(p.rows for p in parts),
             "zcollection_granules": len(state.ledger),
@@ -140,7 +139,8 @@ class Publisher:
         if parts:
             bounds = [p.axis for p in parts if p.axis is not None]
             attributes |= self._coverage(min(b[0] for b in bounds), max(b[1] for b in bounds))
-        self._put(DOCUMENT, state.last_commit, dump(group_document(attributes)))
+        for key, body in self._format.root(attributes, state.last_commit).items():
+            self._put(key, state.last_commit, body)
 
     def publish_config(self, config: CollectionConfig, commit: int) -> None:
         """Render from a configuration from now on, and tell it to readers as of the commit that brought it.
@@ -148,27 +148,36 @@ class Publisher:
         The variables without the partitioned dimension are written once, from what was staged at the creation.
         """
         self._config = config
-        self._put(CONFIG_KEY, commit, config_bytes(config, commit))
+        key, body = config_document(config, commit)
+        self._put(key, commit, body)
         if self._config.schema.immutable_variables:
             self._publish_immutable()
 
     def _publish_immutable(self) -> None:
-        done = f"{IMMUTABLE}/{DOCUMENT}"
+        folder, last = self._format.immutable, self._format.document
+        done = f"{folder}/{last}"
         try:
             self._store.head(done)
         except NotFoundError:
             staged = f"{STAGED}/{self._creation}/"
             for info in list(self._store.list(staged)):
-                key = f"{IMMUTABLE}/{info.key.removeprefix(staged)}"
+                key = f"{folder}/{info.key.removeprefix(staged)}"
                 self._create(key, lambda source=info.key: self._store.get(source).data)  # type: ignore[misc]
-            documents = render(self._config.schema, Version(0, 0, 0), immutable=True)
-            for name in sorted(documents, key=lambda n: n == DOCUMENT):
-                self._create(f"{IMMUTABLE}/{name}", lambda body=documents[name]: body)  # type: ignore[misc]
+            documents = self._format.render(self._config.schema, Version(0, 0, 0), immutable=True)
+            for name in sorted(documents, key=lambda n: n == last):
+                self._create(f"{folder}/{name}", lambda body=documents[name]: body)  # type: ignore[misc]
 
     def _render(self, partition: PartitionState) -> dict[str, bytes]:
         coverage = self._coverage(*partition.axis) if partition.axis else {}
         version = Version(partition.commit, partition.generation, partition.rows)
-        return render(self._config.schema, version, coverage)
+        return self._format.render(self._config.schema, version, coverage)
+
+    @property
+    def _format(self) -> Format:
+        return format_of(self._config.schema)
+
+    def _document(self, path: str) -> str:
+        return f"{path}/{self._format.document}"
 
     def _coverage(self, first: Any, last: Any) -> dict[str, str]:
         if self._config.schema[self._config.schema.axis].attributes.get("units") != TIME_UNITS:
@@ -177,6 +186,9 @@ class Publisher:
 
     def _put(self, key: str, commit: int, body: bytes) -> None:
         """Write a document unless a newer one is there."""
+        if self._format.is_constant(key):
+            self._create(key, lambda: body)
+            return
         shown = self._shown.get(key)
         while True:
             if shown is not None and shown.commit >= commit:
@@ -194,10 +206,7 @@ class Publisher:
             stored = self._store.get(key)
         except NotFoundError:
             return None
-        return _Shown(commit_of(stored.data), stored.info.etag, stored.info.modified)
-
-    def _make_group(self, path: str) -> None:
-        self._create(_document(path), lambda: dump(group_document({})))
+        return _Shown(self._format.commit_of(stored.data), stored.info.etag, stored.info.modified)
 
     def _create(self, key: str, body: Callable[[], bytes]) -> None:
         """Create an object that is the same whoever writes it."""
@@ -207,15 +216,6 @@ class Publisher:
             self._store.create(key, body())
         with self._lock:
             self._made.add(key)
-
-
-def _document(path: str) -> str:
-    return f"{path}/{DOCUMENT}"
-
-
-def _parents(path: str) -> Iterable[str]:
-    parts = path.split("/")
-    return ("/".join(parts[:i]) for i in range(1, len(parts)))
 
 
 def _iso(nanoseconds: int) -> str:

@@ -14,10 +14,10 @@ from zcollection_engine.commits.records import Commit
 from zcollection_engine.commits.state import PartitionState
 from zcollection_engine.config import CollectionConfig
 from zcollection_engine.errors import NotFoundError, SnapshotExpiredError
-from zcollection_engine.layout import keyspaces
 from zcollection_engine.layout.chunkstore import ChunkStore
-from zcollection_engine.layout.documents import Version, render
-from zcollection_engine.publication import IMMUTABLE
+from zcollection_engine.layout.documents import Version
+from zcollection_engine.layout.formats import format_of
+from zcollection_engine.layout.partitionstore import immutable_store, partition_store
 from zcollection_engine.schema import Schema
 from zcollection_engine.stores.base import ObjectInfo, ObjectStore
 
@@ -40,8 +40,8 @@ def load_partitions(
     """
     schema = config.schema
     wanted = _wanted(schema, variables)
-    stores = _stores(store, schema, partitions, number) or [ChunkStore(store, "", render(schema, Version(-1, 0, 0)))]
-    fixed = ChunkStore(store, IMMUTABLE, render(schema, Version(0, 0, 0), immutable=True))
+    stores = _stores(store, schema, partitions, number) or [partition_store(store, "", schema, Version(-1, 0, 0))]
+    fixed = immutable_store(store, schema)
     groups = ["", *schema.groups()]
     datasets: dict[str, xr.Dataset] = {}
     for group in groups:
@@ -61,15 +61,17 @@ def load_partitions(
 class SnapshotGuard:
     """Tells a chunk of a snapshot from one of a later generation in the same key space.
 
-    A key space is written again only behind the commit that put the partition two generations on, so a chunk that is
+    A key space is written again only behind the commit that put the partition some generations on, so a chunk that is
     older than that commit, by the store's clock, is the snapshot's own.
 
     Parameters
     ----------
     store
         The collection's store.
-    path, generation
-        The partition, and its generation in the snapshot.
+    path
+        Of the partition.
+    generation
+        The one behind whose commit the snapshot's chunks may be written again.
     number
         A record of the log at which the partition had that generation.
     taken
@@ -105,7 +107,7 @@ class SnapshotGuard:
         for number, record in CommitLog(store).follow(self._seen):
             self._seen = number
             change = record.partitions.get(path) if isinstance(record, Commit) else None
-            if change is not None and change.generation >= generation + keyspaces.SPACES - 1:
+            if change is not None and change.generation >= generation:
                 self._reused = store.head(record_key(number)).modified
                 return
         if not CommitLog(store).is_intact(self._given[3]):
@@ -120,11 +122,12 @@ def _stores(store: ObjectStore, schema: Schema, partitions: Sequence[PartitionSt
     except NotFoundError as error:
         raise SnapshotExpiredError(_TRIMMED.format(store.url)) from error
     return [
-        ChunkStore(
+        partition_store(
             store,
             p.path,
-            render(schema, Version(p.commit, p.generation, p.rows)),
-            guard=SnapshotGuard(store, p.path, p.generation, number, taken),
+            schema,
+            Version(p.commit, p.generation, p.rows),
+            guard=SnapshotGuard(store, p.path, format_of(schema).overwritten_by(p.generation), number, taken),
         )
         for p in partitions
     ]
@@ -154,7 +157,7 @@ def _open(store: ChunkStore, schema: Schema, group: str, paths: Sequence[str], *
         store,
         group=group or None,
         consolidated=True,
-        zarr_format=3,
+        zarr_format=store.zarr_format,
         chunks={},
         decode_cf=decode,
         mask_and_scale=decode,

@@ -12,12 +12,13 @@ from datetime import timedelta
 from zcollection_engine.collection import Collection
 from zcollection_engine.errors import NotFoundError, PreconditionFailedError
 from zcollection_engine.identity import GranuleEntry
-from zcollection_engine.layout.documents import DOCUMENT, Version, render
+from zcollection_engine.layout.documents import Version
+from zcollection_engine.layout.partitionstore import partition_store
 from zcollection_engine.schema import PROVENANCE, Variable
 from zcollection_engine.stores.base import ObjectStore, StoredObject
 from zcollection_engine.verification import documents as docs
 from zcollection_engine.verification.chunks import Chunk, ChunkReader, expected_chunks
-from zcollection_engine.verification.logview import CONFIG_KEY, IMMUTABLE, LogView, PartitionView
+from zcollection_engine.verification.logview import LogView, PartitionView
 from zcollection_engine.verification.repairs import Action, LostChunk, OpenGrant, RepairReport, Source
 from zcollection_engine.verification.report import (
     CHUNK_CODES,
@@ -83,6 +84,7 @@ def repair(
 
     work.documents(look().findings)
     work.immutable(before.findings)
+    work.copies(before.findings)
     work.view.store.flush()
     after = look()
     rows = (f for f in before.findings if f.code in ROW_CODES and f.key not in work.restored)
@@ -124,6 +126,7 @@ class _Repair:
         self.actions: list[Action] = []
         self.restored: set[str] = set()
         self._expected: dict[str, tuple[PartitionView, dict[str, docs.Expected]]] = {}
+        self._config = view.config_document()[0]
 
     def touched(self, findings: Iterable[Finding]) -> set[str]:
         """Return the partitions that findings are about, for a group above partitions one of those."""
@@ -134,23 +137,34 @@ class _Repair:
     def documents(self, findings: Sequence[Finding]) -> None:
         """Write the documents named by findings, as far as the log is to be believed."""
         wanted = [f for f in findings if f.code in DOCUMENT_CODES]
-        if any(f.key == CONFIG_KEY and f.code is Code.CONFLICTING for f in wanted) and not self._believed():
+        if any(f.key == self._config and f.code is Code.CONFLICTING for f in wanted) and not self._believed():
             return
         absent = {f.key for f in wanted if f.code in (Code.MISSING, Code.UNPUBLISHED) and not self._get(f.key)}
-        for finding in sorted(wanted, key=lambda f: _order(f, absent)):
+        for finding in sorted(wanted, key=lambda f: _order(self.view.format.document, f, absent)):
             self._write(finding)
 
     def immutable(self, findings: Sequence[Finding]) -> None:
         """Copy values of variables without the partitioned dimension again from where they were staged."""
         schema = self.view.schema
         for variable in schema.immutable_variables:
-            key = f"{IMMUTABLE}/{variable.path}"
+            folder = self.view.format.immutable
+            key = f"{folder}/{variable.path}"
             broken = [f for f in findings if f.key == key or f.key.startswith(f"{key}/")]
             broken = [f for f in broken if f.code in CHUNK_CODES or f.code is Code.IMMUTABLE_DIFFERS]
             if broken and self._staged_is_whole(variable):
                 for chunk in expected_chunks(schema, variable, Version(0, 0, 0)):
-                    self._copy(f"{self.view.staged}/{chunk.name}", f"{IMMUTABLE}/{chunk.name}", broken[0].code)
+                    self._copy(f"{self.view.staged}/{chunk.name}", f"{folder}/{chunk.name}", broken[0].code)
                 self.restored |= {f.key for f in broken}
+
+    def copies(self, findings: Sequence[Finding]) -> None:
+        """Copy chunks again that readers of Zarr v2 are shown as copies."""
+        for path in {f.partition for f in findings if f.code is Code.BAD_COPY}:
+            schema, version = self.view.schema, self.view.partition(path).version
+            chunks = (chunk for v in schema.row_variables for chunk in expected_chunks(schema, v, version))
+            sources = {f"{path}/{chunk.shown}": f"{path}/{chunk.name}" for chunk in chunks}
+            for finding in findings:
+                if finding.code is Code.BAD_COPY and finding.key in sources:
+                    self._copy(sources[finding.key], finding.key, finding.code)
 
     def lost(self, finding: Finding) -> LostChunk:
         """Tell from which granules the rows of a lost chunk came."""
@@ -192,10 +206,10 @@ class _Repair:
         if judged.code not in (Code.CONFLICTING, Code.NEWER):
             return True
         if expected.role is docs.Role.ARRAY:
-            group = self._partition(expected.partition)[f"{expected.partition}/{DOCUMENT}"]
+            group = self._partition(expected.partition)[f"{expected.partition}/{self.view.format.document}"]
             shown = self._get(group.key)
             return shown is not None and shown.data == group.body
-        return expected.key == CONFIG_KEY  # see `documents`
+        return expected.key == self._config  # see `documents`
 
     def _expect(self, finding: Finding) -> docs.Expected | None:
         if finding.partition:
@@ -209,7 +223,7 @@ class _Repair:
 
     def _below(self, key: str) -> str | None:
         """Return the partition below a group that has been there longest."""
-        folder = key.removesuffix(DOCUMENT)
+        folder = key.removesuffix(self.view.format.document)
         paths = [path for path in self.view.paths() if folder and path.startswith(folder)]
         return min(paths, key=lambda path: self.view.state(path).commit, default=None)
 
@@ -222,7 +236,7 @@ class _Repair:
         return known[1]
 
     def _staged_is_whole(self, variable: Variable) -> bool:
-        reader = ChunkReader(self.view.store, self.view.staged, self.view.immutable_documents())
+        reader = self.view.immutable_chunks(self.view.staged)
         reader.open([variable])
         chunks = expected_chunks(self.view.schema, variable, Version(0, 0, 0))
         if any(isinstance(reader.read(chunk), Finding) for chunk in chunks):
@@ -245,11 +259,11 @@ class _Repair:
         owners = sorted(seen.owners.values(), key=lambda e: e.rank)
         chunks = (c for v in schema.row_variables for c in expected_chunks(schema, v, seen.version))
         chunk = next((c for c in chunks if f"{path}/{c.name}" == finding.key), None)
-        if chunk is None:
+        if chunk is None or not schema.keeps_provenance:
             return owners
-        reader = ChunkReader(self.view.store, path, render(schema, seen.version))
+        reader = ChunkReader(partition_store(self.view.store, path, schema, seen.version), path)
         reader.open([schema[PROVENANCE]])
-        origins = reader.read(Chunk(schema[PROVENANCE], chunk.index[:1], chunk.name, chunk.region[:1]))
+        origins = reader.read(Chunk(schema[PROVENANCE], chunk.index[:1], chunk.name, chunk.shown, chunk.region[:1]))
         if isinstance(origins, Finding):
             return owners
         present = set(origins.tolist())
@@ -273,10 +287,10 @@ class _Repair:
         return True
 
 
-def _order(finding: Finding, absent: Iterable[str]) -> tuple[int, str, int, str]:
+def _order(document: str, finding: Finding, absent: Iterable[str]) -> tuple[int, str, int, str]:
     """Groups above first, the root last; a partition's group before its arrays, but behind them where it is new."""
     if not finding.partition:
-        return (2 if finding.key == DOCUMENT else 0), "", 0, finding.key
-    group = f"{finding.partition}/{DOCUMENT}"
+        return (2 if finding.key == document else 0), "", 0, finding.key
+    group = f"{finding.partition}/{document}"
     late = (finding.key == group) == (group in absent)
     return 1, finding.partition, int(late), finding.key

@@ -158,6 +158,8 @@ class Schema:
         In order of their paths; `PROVENANCE` is among them when the collection keeps provenance.
     attributes
         Global attributes, JSON values.
+    zarr_format
+        3, or 2 for the layout that released zcollection reads.
     """
 
     axis: str
@@ -165,8 +167,11 @@ class Schema:
     dimensions: tuple[Dimension, ...]
     variables: tuple[Variable, ...]
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    zarr_format: int = 3
 
     def __post_init__(self) -> None:
+        if self.zarr_format not in (2, 3):
+            raise InvalidInputError(f"zarr_format is {self.zarr_format}; it can be 3 or 2")
         object.__setattr__(self, "variables", tuple(sorted(self.variables, key=lambda v: v.path)))
         axis = self.by_path.get(self.axis)
         if axis is None:

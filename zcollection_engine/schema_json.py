@@ -48,7 +48,7 @@ _TEXT_NAMES = frozenset({_TEXT_CODE, TEXT, "str"})
 _TIME_NAMES = frozenset({"datetime64[ns]", "<M8[ns]"})
 
 _GROUP_KEYS = frozenset({"name", "dimensions", "variables", "groups", "attrs"})
-_ROOT_KEYS = _GROUP_KEYS | {"axis", "dimension", "format_version", "provenance", "codecs"}
+_ROOT_KEYS = _GROUP_KEYS | {"axis", "dimension", "format_version", "provenance", "codecs", "zarr_format"}
 _DIMENSION_KEYS = frozenset({"name", "size", "chunks", "shards"})
 _VARIABLE_KEYS = frozenset(
     {"name", "dtype", "dimensions", "chunks", "fill_value", "attrs", "codecs", "role", "immutable"}
@@ -74,6 +74,7 @@ def schema_to_json(schema: Schema) -> dict[str, Any]:
         "groups": root["groups"],
         "attrs": json_attributes(schema.attributes),
         "format_version": SCHEMA_FORMAT_VERSION,
+        **({} if schema.zarr_format == 3 else {"zarr_format": schema.zarr_format}),
     }
 
 
@@ -126,7 +127,7 @@ def schema_from_json(data: Mapping[str, Any]) -> Schema:
         raise FormatError(f"schema: {error}") from error
 
 
-def load_schema_file(path: str | Path, *, codecs: Choice = DEFAULT_PROFILE, zarr_format: int = 3) -> Schema:
+def load_schema_file(path: str | Path, *, codecs: Choice = DEFAULT_PROFILE, zarr_format: int | None = None) -> Schema:
     """Read a schema that a user wrote, as TOML or JSON (by the name's ending).
 
     The members are those of `schema_to_json`. Needed are ``axis``, and for each variable ``name`` and
@@ -152,9 +153,9 @@ def load_schema_file(path: str | Path, *, codecs: Choice = DEFAULT_PROFILE, zarr
     except ValueError as error:
         raise InvalidInputError(f"{path}: neither TOML nor, named .json, JSON: {error}") from error
     try:
-        return with_codecs(
-            _Reader(strict=True).schema(document), document.get("codecs", codecs), zarr_format=zarr_format
-        )
+        schema = _Reader(strict=True).schema(document)
+        schema = replace(schema, zarr_format=zarr_format or schema.zarr_format)
+        return with_codecs(schema, document.get("codecs", codecs))
     except (_MemberError, InvalidInputError, FormatError) as error:
         raise InvalidInputError(f"{path}: {error}") from error
 
@@ -219,6 +220,7 @@ class _Reader:
             dimensions=tuple(Dimension(name, size) for name, size in dimensions.items()),
             variables=tuple(variables),
             attributes=json_attributes(_member(data, "attrs", dict, "schema", default={})),
+            zarr_format=_member(data, "zarr_format", int, "schema", default=3),
         )
 
     def _check_keys(self, data: Mapping[str, Any], known: frozenset[str], where: str) -> None:

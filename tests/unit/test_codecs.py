@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -232,11 +233,8 @@ def test_a_document_of_zcollections_is_read() -> None:
 
 
 def chosen(choice: Any, **options: Any) -> dict[str, list[str]]:
-    schema = with_codecs(
-        small_schema(extra=[variable(), variable("|i1", path="ku/flag"), variable("<f8", path="c/deep/y")]),
-        choice,
-        **options,
-    )
+    extra = [variable(), variable("|i1", path="ku/flag"), variable("<f8", path="c/deep/y")]
+    schema = with_codecs(replace(small_schema(extra=extra), **options), choice)
     return {v.path: [c.name for c in v.codecs.bytes_to_bytes] if v.codecs else [] for v in schema.variables}
 
 
@@ -280,14 +278,15 @@ def test_zarr_v2_has_no_filters_unless_they_are_asked_for() -> None:
 
 @pytest.mark.parametrize(("codec", "lacking"), [("transpose", 2), ("crc32c", 2), ("delta", 3), ("shuffle", 3)])
 def test_a_codec_that_a_format_does_not_have_is_refused_for_it(codec: str, lacking: int) -> None:
-    schema = with_codecs(small_schema(extra=[variable(codecs=[codec])]), zarr_format=5 - lacking)
+    schema = with_codecs(replace(small_schema(extra=[variable(codecs=[codec])]), zarr_format=5 - lacking))
+    other = replace(schema, zarr_format=lacking)
     message = rf"variable 'ku/x': codec '{codec}' does not exist in Zarr v{lacking}"
     with pytest.raises(InvalidInputError, match=message):
-        check_codecs(schema, lacking)
+        check_codecs(other)
     with pytest.raises(InvalidInputError, match=message):
         v3_codecs(schema["ku/x"]) if lacking == 3 else v2_codecs(schema["ku/x"])
     with pytest.raises(InvalidInputError, match=message):
-        with_codecs(schema, zarr_format=lacking)
+        with_codecs(other)
 
 
 # Chunks, written as the engine writes them.

@@ -81,8 +81,10 @@ def infer_schema(
         many rows decode to more than 4 MiB get fewer (`zcollection_engine.chunking`).
     provenance
         Whether the collection keeps the origin of each row.
-    codecs, zarr_format
+    codecs
         As for `zcollection_engine.codecs.with_codecs`.
+    zarr_format
+        3 or 2.
 
     Raises
     ------
@@ -103,8 +105,9 @@ def infer_schema(
         dimensions=_dimensions(granule),
         variables=tuple(variables),
         attributes=series_attributes(granule.attributes),
+        zarr_format=zarr_format,
     )
-    return with_codecs(schema, codecs, zarr_format=zarr_format)
+    return with_codecs(schema, codecs)
 
 
 def series_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:

@@ -107,8 +107,8 @@ def read_netcdf(data: bytes, spec: GranuleSpec, *, name: str) -> Granule:
         raise
     except MemoryError as error:
         raise InvalidGranuleError(
-            f"{name}: the netCDF library asked for more memory than there is to read this file of {len(data)} bytes; it "
-            "is damaged, or max_nbytes is too high for this machine",
+            f"{name}: the netCDF library asked for more memory than there is to read this file of {len(data)} bytes; "
+            "it is damaged, or max_nbytes is too high for this machine",
             reason="too_large",
             granule=name,
         ) from error

@@ -19,6 +19,7 @@ from uuid import UUID
 import zarr
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.core.common import ZarrFormat
 
 from zcollection_engine.clock import Clock, SystemClock
 from zcollection_engine.errors import NotFoundError, PreconditionFailedError, ReadOnlyError, SnapshotExpiredError
@@ -28,6 +29,11 @@ _FRAME_START = struct.pack("<II", 0x184D2A5E, 16)
 TOMBSTONE_SIZE = 24
 
 PARALLEL_REQUESTS = 16
+
+
+def with_frame(chunk: bytes, attempt: UUID) -> bytes:
+    """Return an encoded chunk with the mark of the attempt that writes it behind it."""
+    return chunk + attempt_frame(attempt)
 
 
 def attempt_frame(attempt: UUID) -> bytes:
@@ -62,6 +68,8 @@ class ChunkWriter:
         order a writer could learn the ETag of its successor's chunk and overwrite it.
     check_every
         Seconds after which a write calls it again, so that a long job that was fenced ends early.
+    seal
+        Marks an encoded chunk with the attempt.
     """
 
     def __init__(
@@ -72,9 +80,11 @@ class ChunkWriter:
         *,
         check_every: float = math.inf,
         clock: Clock | None = None,
+        seal: Callable[[bytes, UUID], bytes] = with_frame,
     ) -> None:
         self._objects = objects
-        self._frame = attempt_frame(attempt)
+        self._attempt = attempt
+        self._seal = seal
         self._granted = check
         self._check_every = check_every
         self._clock = clock or SystemClock()
@@ -98,7 +108,7 @@ class ChunkWriter:
         PreconditionFailedError
             If the chunk is another one than the one observed.
         """
-        data = chunk + self._frame
+        data = self._seal(chunk, self._attempt)
         if self._clock.monotonic() - self._checked > self._check_every:
             self._check()
         with self._lock:
@@ -152,6 +162,8 @@ class ChunkStore(Store):
         Writes chunks; None for a read-only store.
     guard
         Called with every chunk that was read; raises `SnapshotExpiredError` when it may be another generation's.
+    folder
+        Where the chunks lie below ``prefix``, if not there.
     """
 
     supports_writes: bool = True
@@ -164,7 +176,9 @@ class ChunkStore(Store):
         prefix: str,
         documents: Mapping[str, bytes],
         writer: ChunkWriter | None = None,
+        *,
         guard: Callable[[ObjectInfo], None] | None = None,
+        folder: str = "",
     ) -> None:
         super().__init__(read_only=writer is None)
         self._objects = objects
@@ -172,6 +186,8 @@ class ChunkStore(Store):
         self._documents = dict(documents)
         self._writer = writer
         self._guard = guard
+        self._folder = folder
+        self._place = "/".join(part for part in (prefix, folder) if part)
         self._fetched: dict[str, bytes] = {}
 
     def __eq__(self, other: object) -> bool:
@@ -191,8 +207,18 @@ class ChunkStore(Store):
         if not read_only and self._writer is None:
             raise ReadOnlyError(f"{self} was opened for reading")
         return ChunkStore(
-            self._objects, self._prefix, self._documents, None if read_only else self._writer, self._guard
+            self._objects,
+            self._prefix,
+            self._documents,
+            None if read_only else self._writer,
+            guard=self._guard,
+            folder=self._folder,
         )
+
+    @property
+    def zarr_format(self) -> ZarrFormat:
+        """Of the documents."""
+        return 2 if ".zmetadata" in self._documents else 3
 
     def prefetch(self, keys: Iterable[str]) -> None:
         """Fetch the chunks that will be written partly, all before the first write, and observe their ETags."""
@@ -205,7 +231,7 @@ class ChunkStore(Store):
         self._writer.observe({stored.info.key: stored.info.etag for stored in found})
 
     def _full(self, key: str) -> str:
-        return f"{self._prefix}/{key}" if self._prefix else key
+        return f"{self._place}/{key}" if self._place else key
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         data = self._documents.get(key)
@@ -278,7 +304,7 @@ class ChunkStore(Store):
 
 def open_variable(store: ChunkStore, path: str) -> zarr.Array[Any]:
     """Open one array. Chunks that hold only fill values are written, too: an absent chunk means that data are lost."""
-    array = zarr.open_array(store, path=path, mode="r" if store.read_only else "r+", zarr_format=3)
+    array = zarr.open_array(store, path=path, mode="r" if store.read_only else "r+", zarr_format=store.zarr_format)
     return array.with_config({"write_empty_chunks": True})
 
 

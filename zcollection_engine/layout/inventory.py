@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 
-from zcollection_engine.layout import keyspaces
-from zcollection_engine.layout.documents import DOCUMENT, Version
+from zcollection_engine.layout.documents import Version
+from zcollection_engine.layout.formats import format_of
 from zcollection_engine.schema import Schema, Variable
 
 
@@ -45,37 +45,28 @@ class PartitionInventory:
     """
 
     def __init__(self, schema: Schema, version: Version, retired: Sequence[str] = ()) -> None:
-        self._version = version
+        self._format = format_of(schema)
+        self._space = self._format.space(version.generation)
         self._grids = {v.path: chunk_grid(v, array_shape(schema, v, version.rows)) for v in schema.row_variables}
         self._retired = tuple(retired)
-        self._documents = {DOCUMENT, *(f"{path}/{DOCUMENT}" for path in (*self._grids, *schema.groups()))}
+        self._documents = set(self._format.render(schema, version))
 
     def role(self, key: str) -> Role:
         """Tell the role of an object by its key, relative to the partition."""
         if key in self._documents:
             return Role.DOCUMENT
-        if any(key == f"{path}/{DOCUMENT}" or _is_chunk_of(path, key) for path in self._retired):
+        if self._is_retired(key):
             return Role.RETIRED
-        path, chunk = _split(key, self._grids)
-        if path is None:
+        place = self._format.place(key, self._grids)
+        if place is None:
             return Role.FOREIGN
-        index = keyspaces.parse(self._version.generation, chunk)
-        if index is None:
-            return Role.OTHER_SPACE if keyspaces.is_chunk(chunk) else Role.FOREIGN
-        grid = self._grids[path]
-        inside = len(index) == len(grid) and all(i < n for i, n in zip(index, grid, strict=True))
-        return Role.LIVE if inside else Role.BEYOND
+        if place.space not in {self._space, 0 if self._format.copies else self._space}:
+            return Role.OTHER_SPACE
+        grid = self._grids[place.path]
+        is_inside = len(place.index) == len(grid) and all(i < n for i, n in zip(place.index, grid, strict=True))
+        return Role.LIVE if is_inside else Role.BEYOND
 
-
-def _is_chunk_of(path: str, key: str) -> bool:
-    return key.startswith(f"{path}/") and keyspaces.is_chunk(key.removeprefix(f"{path}/"))
-
-
-def _split(key: str, variables: Mapping[str, object]) -> tuple[str | None, str]:
-    """The variable whose folder holds a key, and the rest of the key."""
-    parts = key.split("/")
-    for end in range(len(parts) - 1, 0, -1):
-        path = "/".join(parts[:end])
-        if path in variables:
-            return path, "/".join(parts[end:])
-    return None, key
+    def _is_retired(self, key: str) -> bool:
+        if any(key in self._format.of_array(path) for path in self._retired):
+            return True
+        return self._format.place(key, self._retired) is not None

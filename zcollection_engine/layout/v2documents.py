@@ -138,7 +138,7 @@ def check_v2(schema: Schema) -> None:
             f"variable {axis.path!r}: zcollection needs times as datetime64 in Zarr v2; the axis must be int64 in the "
             "standard calendar, not packed, and without a fill value other than NaT"
         )
-    check_codecs(schema, 2)
+    check_codecs(replace(schema, zarr_format=2))
 
 
 def _check_variable(variable: Variable) -> None:

@@ -12,9 +12,9 @@ import numpy.typing as npt
 import zarr
 
 from zcollection_engine.errors import EngineError, NotFoundError, SnapshotExpiredError
-from zcollection_engine.layout import keyspaces
 from zcollection_engine.layout.chunkstore import ChunkStore, open_variable
 from zcollection_engine.layout.documents import Version
+from zcollection_engine.layout.formats import format_of
 from zcollection_engine.layout.inventory import array_shape, chunk_grid
 from zcollection_engine.schema import Schema, Variable
 from zcollection_engine.stores.base import ObjectInfo, ObjectStore
@@ -41,6 +41,8 @@ class Chunk:
         Place in the chunk grid.
     name
         Key below the group.
+    shown
+        Key below the group at which readers find it.
     region
         Part of the array that it holds.
     """
@@ -48,18 +50,21 @@ class Chunk:
     variable: Variable
     index: tuple[int, ...]
     name: str
+    shown: str
     region: tuple[slice, ...]
 
 
 def expected_chunks(schema: Schema, variable: Variable, version: Version) -> Iterator[Chunk]:
     """Yield the chunks inside the shape of one array, the rows' order first."""
-    shape = array_shape(schema, variable, version.rows)
+    layout, shape = format_of(schema), array_shape(schema, variable, version.rows)
     for index in itertools.product(*map(range, chunk_grid(variable, shape))):
         region = tuple(
             slice(i * step, min((i + 1) * step, size))
             for i, step, size in zip(index, variable.chunks, shape, strict=True)
         )
-        yield Chunk(variable, index, f"{variable.path}/{keyspaces.chunk_key(version.generation, index)}", region)
+        key = layout.chunk_key(variable.path, version.generation, index)
+        folder = layout.folder(version.generation)
+        yield Chunk(variable, index, f"{folder}/{key}" if folder else key, key, region)
 
 
 class ChunkReader:
@@ -67,17 +72,15 @@ class ChunkReader:
 
     Parameters
     ----------
-    store
-        The collection's store.
+    chunks
+        The group, with its metadata as the log says they are; those that are stored are not looked at.
     path
         Of the group.
-    documents
-        Its metadata as the log says they are, by path in the group; what is stored is not looked at.
     """
 
-    def __init__(self, store: ObjectStore, path: str, documents: Mapping[str, bytes]) -> None:
+    def __init__(self, chunks: ChunkStore, path: str) -> None:
         self._path = path
-        self._chunks = ChunkStore(store, path, documents)
+        self._chunks = chunks
         self._arrays: dict[str, zarr.Array[Any]] = {}
 
     def open(self, variables: Sequence[Variable]) -> None:
@@ -121,6 +124,24 @@ def _lost(code: Code, path: str, chunk: Chunk, what: str) -> Finding:
         f"{path}/{chunk.name}",
         f"chunk {chunk.name} of {path} (values [{place}] of {chunk.variable.path}) {what}; put it back from a backup;"
         " repair names the granules whose rows it held",
+    )
+
+
+def bad_copy(path: str, chunk: Chunk, listed: Mapping[str, ObjectInfo], store: ObjectStore | None) -> Finding | None:
+    """Compare the copy that readers are shown with the chunk: its size; and its bytes, if ``store`` is given."""
+    source, target = listed[f"{path}/{chunk.name}"], listed.get(f"{path}/{chunk.shown}")
+    if (
+        target is not None
+        and target.size == source.size
+        and (store is None or store.get(source.key).data == store.get(target.key).data)
+    ):
+        return None
+    what = "is not there" if target is None else "is another one"
+    return Finding(
+        Code.BAD_COPY,
+        path,
+        f"{path}/{chunk.shown}",
+        f"the copy of chunk {chunk.name} of {path} that readers are shown {what}; repair copies it again",
     )
 
 

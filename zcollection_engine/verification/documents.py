@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Any
 
 from zcollection_engine.config import CollectionConfig
 from zcollection_engine.errors import FormatError
-from zcollection_engine.layout import keyspaces
-from zcollection_engine.layout.documents import COMMIT_ATTRIBUTE, DOCUMENT, Version, commit_of, dump, render
+from zcollection_engine.layout.documents import COMMIT_ATTRIBUTE, Version, dump
+from zcollection_engine.layout.formats import Format, format_of
 from zcollection_engine.schema import Schema
-from zcollection_engine.verification.logview import CONFIG_KEY, LogView, PartitionView
+from zcollection_engine.verification.logview import LogView, PartitionView
 from zcollection_engine.verification.report import Code, Finding
+from zcollection_engine.zcollection1 import parse_zcollection
 
 
 class Role(Enum):
@@ -66,13 +67,18 @@ def of_partition(view: LogView, partition: PartitionView) -> tuple[list[Expected
     for key, body in view.partition_documents(partition.state).items():
         if key.startswith(f"{path}/"):
             name = key.removeprefix(f"{path}/")
-            role = Role.GROUP if name == DOCUMENT else Role.ARRAY
-            own.append(
-                Expected(key, name, body, role, partition.version, path, partition.published, partition.published)
-            )
+            role = _role(view.format, name)
+            version = None if role is Role.FIXED else partition.version
+            own.append(Expected(key, name, body, role, version, path, partition.published, partition.published))
         else:
             above.append(Expected(key, key, body, Role.FIXED, None, "", partition.published, partition.published))
     return sorted(own, key=lambda e: (e.role is not Role.GROUP, e.key)), above
+
+
+def _role(layout: Format, name: str) -> Role:
+    if layout.is_constant(name):
+        return Role.FIXED
+    return Role.GROUP if name == layout.document else Role.ARRAY
 
 
 def of_collection(view: LogView) -> list[Expected]:
@@ -83,11 +89,18 @@ def of_collection(view: LogView) -> list[Expected]:
     begun = view.commit >= 0
     config, root = Version(view.configured, 0, 0), Version(view.commit, 0, 0)
     fixed = view.fixed_documents().items()
+    key, body = view.config_document()
     return [
-        Expected(CONFIG_KEY, CONFIG_KEY, view.config_document(), Role.CONFIG, config, "", False, begun),
+        Expected(key, key, body, Role.CONFIG, config, "", False, begun),
         *(Expected(key, key, body, Role.FIXED, None, "", begun, begun) for key, body in fixed),
-        Expected(DOCUMENT, DOCUMENT, view.root_document(), Role.ROOT, root, "", False, begun),
+        *(_of_root(view.format, key, body, root, begun=begun) for key, body in view.root_documents().items()),
     ]
+
+
+def _of_root(layout: Format, key: str, body: bytes, version: Version, *, begun: bool) -> Expected:
+    if layout.is_constant(key):
+        return Expected(key, key, body, Role.FIXED, None, "", begun, begun)
+    return Expected(key, key, body, Role.ROOT, version, "", False, begun)
 
 
 def required_if_shown(expected: Expected, group: bytes | None) -> Expected:
@@ -107,13 +120,15 @@ def judge(schemas: Iterable[Schema], expected: Expected, found: bytes | None) ->
         return None
     if found is None:
         return _finding(expected, Code.MISSING if expected.required else Code.UNPUBLISHED, "it is not there")
-    shown = read_back(schemas, expected, found)
+    known = iter(schemas)
+    present = next(known)
+    shown = read_back(itertools.chain([present], known), expected, found)
     if expected.version is None or shown is None:
         return _finding(expected, Code.DAMAGED, "its bytes are none that publication writes")
-    return _compare(expected, expected.version, shown)
+    return _compare(format_of(present), expected, expected.version, shown)
 
 
-def _compare(expected: Expected, wanted: Version, shown: Version) -> Finding:
+def _compare(layout: Format, expected: Expected, wanted: Version, shown: Version) -> Finding:
     """Tell what it means that a whole document is another one than expected."""
     commits = f"it shows commit {shown.commit}, the log says {wanted.commit}"
     if shown.commit > wanted.commit:
@@ -122,7 +137,7 @@ def _compare(expected: Expected, wanted: Version, shown: Version) -> Finding:
         return _finding(expected, Code.CONFLICTING, "it shows the same commit with another content")
     if expected.published:
         return _finding(expected, Code.STALE, f"{commits}, which was published before")
-    same_space = (shown.generation - wanted.generation) % keyspaces.SPACES == 0
+    same_space = layout.copies or layout.space(shown.generation) == layout.space(wanted.generation)
     lagging = expected.role is Role.ARRAY and same_space
     return _finding(expected, Code.LAGGING if lagging else Code.UNPUBLISHED, commits)
 
@@ -133,31 +148,34 @@ def read_back(schemas: Iterable[Schema], expected: Expected, data: bytes) -> Ver
     It is rendered once more from what it says, and has to be the same byte for byte; a summary or a configuration need
     only be readable.
     """
+    known = list(schemas)
+    layout = format_of(known[0])
     try:
         document = json.loads(data)
-        commit = commit_of(data)
+        commit = layout.commit_of(data)
         if expected.role is Role.ROOT:
-            return _summary(document, commit, expected)
+            return _summary(layout, document, commit, expected)
         if expected.role is Role.CONFIG:
-            CollectionConfig.from_json(document, name=CONFIG_KEY)
+            check_config(layout, data, expected.key)
             return Version(commit, 0, 0)
-        rows = _rows(document)
-        coverage = {k: v for k, v in document["attributes"].items() if k.startswith("time_coverage_")}
+        versions = list(layout.shown_by(document, commit))
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, FormatError):
         return None
-    for schema, space in itertools.product(schemas, range(keyspaces.SPACES)):
-        version = Version(commit, space, rows)
-        if render(schema, version, coverage).get(expected.name) == data:
-            return version
+    for schema in known:
+        for version, attributes in versions:
+            if layout.render(schema, version, attributes).get(expected.name) == data:
+                return version
     return None
 
 
-def _summary(document: Any, commit: int, expected: Expected) -> Version | None:
+def _summary(layout: Format, document: Any, commit: int, expected: Expected) -> Version | None:
     """The root is newer than the log only if more than its commit's number says so."""
     body = json.loads(expected.body)
-    attributes = {**document["attributes"], COMMIT_ATTRIBUTE: body["attributes"][COMMIT_ATTRIBUTE]}
-    whole = set(document) == set(body) and set(body["attributes"]) <= set(attributes) | _LATER
-    same = dump({**document, "attributes": attributes}) == dump(body)
+    wanted = layout.attributes_of(body)
+    attributes = {**layout.attributes_of(document), COMMIT_ATTRIBUTE: wanted[COMMIT_ATTRIBUTE]}
+    is_group = layout.copies or set(document) == set(body)
+    whole: bool = is_group and set(wanted) <= set(attributes) | _LATER
+    same = bool(dump(attributes) == dump(wanted))
     current = expected.version is not None and commit == expected.version.commit
     return None if not whole or same or current else Version(commit, 0, 0)
 
@@ -166,15 +184,12 @@ def _summary(document: Any, commit: int, expected: Expected) -> Version | None:
 _LATER = frozenset({"zcollection_updated", "time_coverage_start", "time_coverage_end"})
 
 
-def _rows(document: Mapping[str, Any]) -> int:
-    """Rows that a partition's document shows."""
-    if document["node_type"] == "group":
-        nodes = document["consolidated_metadata"]["metadata"].values()
-        document = next((node for node in nodes if node["node_type"] == "array"), {})
-    rows = document["shape"][0]
-    if type(rows) is not int:
-        raise TypeError(f"{rows!r} is no number of rows")
-    return rows
+def check_config(layout: Format, data: bytes, key: str) -> None:
+    """Raise `FormatError`, or what else reading raises, if the file that tells of the configuration is damaged."""
+    if layout.zarr_format == 2:
+        parse_zcollection(data, name=key)
+    else:
+        CollectionConfig.from_json(json.loads(data), name=key)
 
 
 _ADVICE = {
@@ -189,5 +204,5 @@ _ADVICE = {
 
 
 def _finding(expected: Expected, code: Code, what: str) -> Finding:
-    kind = "the configuration" if expected.key == CONFIG_KEY else "the document"
+    kind = "the configuration" if expected.role is Role.CONFIG else "the document"
     return Finding(code, expected.partition, expected.key, f"{kind} {expected.key}: {what}; {_ADVICE[code]}")

@@ -17,18 +17,19 @@ import numpy.typing as npt
 from zcollection_engine.collection import Collection
 from zcollection_engine.commits.log import FOLDER
 from zcollection_engine.commits.state import CollectionState, HeldGrant, PartitionState
-from zcollection_engine.config import CONFIG_KEY, CONFIGS, CollectionConfig, StoredConfig, load_config
+from zcollection_engine.config import CONFIGS, CollectionConfig, StoredConfig, config_document, load_config
 from zcollection_engine.errors import FormatError, NotFoundError
 from zcollection_engine.granules.conform import immutable_digest
 from zcollection_engine.identity import GranuleEntry
-from zcollection_engine.layout.documents import DOCUMENT, Version, render
+from zcollection_engine.layout.documents import Version
+from zcollection_engine.layout.formats import Format, format_of
+from zcollection_engine.layout.partitionstore import immutable_store
 from zcollection_engine.opening import open_collection
-from zcollection_engine.publication import IMMUTABLE, STAGED, Publisher
+from zcollection_engine.publication import STAGED, Publisher
 from zcollection_engine.schema import Schema, Variable
 from zcollection_engine.stores.base import ObjectStore
 from zcollection_engine.stores.memory import MemoryStore
-
-__all__ = ["CONFIG_KEY", "IMMUTABLE", "LOG", "LogView", "PartitionView"]
+from zcollection_engine.verification.chunks import ChunkReader
 
 #: The log's own folder.
 LOG = FOLDER
@@ -95,6 +96,10 @@ class LogView:
     @property
     def schema(self) -> Schema:
         return self._collection.config.schema
+
+    @property
+    def format(self) -> Format:
+        return format_of(self.schema)
 
     @property
     def configured(self) -> int:
@@ -165,24 +170,25 @@ class LogView:
         """Documents of a partition, of its arrays and of the groups above it, by key below the collection."""
         return self._written(lambda publisher: publisher.publish(partition, arrays=True))
 
-    def config_document(self) -> bytes:
-        """The configuration as readers see it."""
-        return self._written(lambda publisher: publisher.publish_config(self.config, self.configured))[CONFIG_KEY]
+    def config_document(self) -> tuple[str, bytes]:
+        """Key and bytes of the configuration as readers see it."""
+        return config_document(self.config, self.configured)
 
     def fixed_documents(self) -> dict[str, bytes]:
         """Documents of the variables without the partitioned dimension: written once, by the first configuration."""
         found = self._written(lambda publisher: publisher.publish_config(self._first, 0))
-        del found[CONFIG_KEY]
+        del found[self.config_document()[0]]
         return found
 
-    def root_document(self) -> bytes:
-        """The summary in the root group."""
+    def root_documents(self) -> dict[str, bytes]:
+        """Documents of the root group, with the summary."""
         with self._lock:
-            return self._written(lambda publisher: publisher.publish_root(self._state))[DOCUMENT]
+            return self._written(lambda publisher: publisher.publish_root(self._state))
 
-    def immutable_documents(self) -> dict[str, bytes]:
-        """Documents of the variables without the partitioned dimension, by path in their group."""
-        return render(self._first.schema, Version(0, 0, 0), immutable=True)
+    def immutable_chunks(self, path: str | None = None) -> ChunkReader:
+        """A reader of the variables without the partitioned dimension, where readers find them, or at ``path``."""
+        found = immutable_store(self.store, self._first.schema, path=path)
+        return ChunkReader(found, self.format.immutable if path is None else path)
 
     def is_immutable(self, variable: Variable, values: npt.NDArray[Any]) -> bool:
         """Tell whether these are the values that the collection was created with."""

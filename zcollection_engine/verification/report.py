@@ -28,7 +28,7 @@ class Code(StrEnum):
     Documents: ``UNPUBLISHED`` and ``LAGGING`` are what a crash or a writer at work leaves; ``MISSING``, ``STALE``
     (goes back behind what is known to be published), ``DAMAGED`` (no document that publication writes), ``CONFLICTING``
     (a whole document of the same commit that says something else than the log) and ``NEWER`` (a whole document of a
-    commit that the log does not have) are not.
+    commit that the log does not have) are not. ``BAD_COPY``: of a chunk of Zarr v2 that readers are shown as a copy.
     """
 
     UNPUBLISHED = "unpublished"
@@ -40,6 +40,7 @@ class Code(StrEnum):
     NEWER = "newer_document"
     MISSING_CHUNK = "missing_chunk"
     DAMAGED_CHUNK = "damaged_chunk"
+    BAD_COPY = "bad_copy"
     UNSORTED_AXIS = "unsorted_axis"
     AXIS_BOUNDS = "axis_bounds"
     UNKNOWN_GRANULE = "unknown_granule"

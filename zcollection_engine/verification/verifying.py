@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import get_args
@@ -11,14 +11,15 @@ from zcollection_engine.clock import Clock, SystemClock
 from zcollection_engine.collection import Collection
 from zcollection_engine.errors import InvalidInputError, NotFoundError
 from zcollection_engine.identity import GranuleEntry
-from zcollection_engine.layout.documents import DOCUMENT, Version, render
+from zcollection_engine.layout.documents import Version
 from zcollection_engine.layout.inventory import PartitionInventory
+from zcollection_engine.layout.partitionstore import partition_store
 from zcollection_engine.schema import Schema, Variable
 from zcollection_engine.stores.base import ObjectInfo, ObjectStore
 from zcollection_engine.verification import documents as docs
 from zcollection_engine.verification import strays
-from zcollection_engine.verification.chunks import Chunk, ChunkReader, absent, expected_chunks
-from zcollection_engine.verification.logview import IMMUTABLE, LogView, PartitionView
+from zcollection_engine.verification.chunks import Chunk, ChunkReader, absent, bad_copy, expected_chunks
+from zcollection_engine.verification.logview import LogView, PartitionView
 from zcollection_engine.verification.report import Chunks, Code, Counts, Finding, Severity, VerifyReport
 from zcollection_engine.verification.rows import Rows, axis_is_whole, check_rows, decode_all
 
@@ -175,7 +176,7 @@ class _Verification:
                 return found
         what = f"partition {path}" if path else "the collection"
         text = f"{what} was committed to each of {_TRIES} times that it was looked at; verify it again"
-        found.findings = [Finding(Code.CHANGED_MEANWHILE, path, path or DOCUMENT, text)]
+        found.findings = [Finding(Code.CHANGED_MEANWHILE, path, path or self._view.format.document, text)]
         return found
 
     def _partition(self, seen: PartitionView) -> _Found:
@@ -222,13 +223,27 @@ class _Verification:
         found.counts += Counts(chunks=len(chunks))
         missing = list(absent(path, chunks, listed))
         found.findings += missing
+        if self._is_shown(seen, found):
+            found.findings += self._copies(path, chunks, listed)
         if self._chunks == "decode" and chunks:
             gone = {f.key for f in missing}
             self._decode(seen, found, chunks, [c for c in chunks if f"{path}/{c.name}" not in gone])
 
+    def _is_shown(self, seen: PartitionView, found: _Found) -> bool:
+        """Tell whether the partition's document is the log's, so that what readers are shown can be compared."""
+        document = f"{seen.state.path}/{self._view.format.document}"
+        return not any(finding.key == document for finding in found.findings)
+
+    def _copies(self, path: str, chunks: Sequence[Chunk], listed: Mapping[str, ObjectInfo]) -> list[Finding]:
+        """Compare the copies that readers are shown with what they are copies of."""
+        copied = [chunk for chunk in chunks if chunk.shown != chunk.name and f"{path}/{chunk.name}" in listed]
+        look = self._view.store if self._chunks == "decode" else None
+        judged = self._pool.map(lambda chunk: bad_copy(path, chunk, listed, look), copied)
+        return [finding for finding in judged if finding is not None]
+
     def _decode(self, seen: PartitionView, found: _Found, chunks: Sequence[Chunk], present: Sequence[Chunk]) -> None:
         path, schema = seen.state.path, self._schema
-        reader = ChunkReader(self._view.store, path, render(schema, seen.version))
+        reader = ChunkReader(partition_store(self._view.store, path, schema, seen.version), path)
         reader.open(schema.row_variables)
         undecodable, pieces = decode_all(reader, schema, present, self._pool)
         rows = Rows(
@@ -253,32 +268,32 @@ class _Verification:
 
     def _immutable(self, found: _Found) -> None:
         """Check the values of the variables without the partitioned dimension against the log's digests."""
-        schema, version = self._schema, Version(0, 0, 0)
+        schema, version, folder = self._schema, Version(0, 0, 0), self._view.format.immutable
         chunks = [c for v in schema.immutable_variables for c in expected_chunks(schema, v, version)]
-        found.explained |= {f"{IMMUTABLE}/{c.name}" for c in chunks}
-        if any(f.key == f"{IMMUTABLE}/{DOCUMENT}" and f.code is Code.UNPUBLISHED for f in found.findings):
+        found.explained |= {f"{folder}/{c.name}" for c in chunks}
+        if any(
+            f.key == f"{folder}/{self._view.format.document}" and f.code is Code.UNPUBLISHED for f in found.findings
+        ):
             return  # the group's document comes last
-        missing = list(absent(IMMUTABLE, chunks, self._listed(IMMUTABLE)))
+        missing = list(absent(folder, chunks, self._listed(folder)))
         found.findings += missing
         found.counts += Counts(chunks=len(chunks))
         if self._chunks != "decode":
             return
-        reader = ChunkReader(self._view.store, IMMUTABLE, self._view.immutable_documents())
+        reader = self._view.immutable_chunks()
         reader.open(schema.immutable_variables)
         gone = {f.key for f in missing}
-        undecodable, _ = decode_all(
-            reader, schema, [c for c in chunks if f"{IMMUTABLE}/{c.name}" not in gone], self._pool
-        )
+        undecodable, _ = decode_all(reader, schema, [c for c in chunks if f"{folder}/{c.name}" not in gone], self._pool)
         found.findings += undecodable
         unread = tuple(f.key for f in (*missing, *undecodable))
         for variable in schema.immutable_variables:
-            if not any(key.startswith(f"{IMMUTABLE}/{variable.path}/") for key in unread):
+            if not any(key.startswith(f"{folder}/{variable.path}/") for key in unread):
                 found.findings += self._immutable_differs(reader, variable)
 
     def _immutable_differs(self, reader: ChunkReader, variable: Variable) -> list[Finding]:
         if self._view.is_immutable(variable, reader.whole(variable)):
             return []
-        key = f"{IMMUTABLE}/{variable.path}"
+        key = f"{self._view.format.immutable}/{variable.path}"
         text = f"the values of {key} are not those that the collection was created with; repair copies them again"
         return [Finding(Code.IMMUTABLE_DIFFERS, "", key, text)]
 
