@@ -205,9 +205,10 @@ class Writer:
         """Raise `FencedError` if another writer committed a version of one of the plan's objects meanwhile."""
         ledger = self._committer.state.ledger
         for entry in plan.replaced:
-            if entry.id not in ledger:
+            if not ledger.has_as_planned(entry):
                 raise FencedError(
-                    f"{self._committer.store.url}: another writer took out {entry.identity.key}; planning again"
+                    f"{self._committer.store.url}: another writer changed what {entry.identity.key} has in partitions;"
+                    " planning again"
                 )
         replaced = {(e.identity.bucket, e.identity.key): e.id for e in plan.replaced}
         for entry in plan.accepted:
