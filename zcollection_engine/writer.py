@@ -137,7 +137,7 @@ class Writer:
 
     def _make_plan(self, intent: _Intent, gone: set[int]) -> Plan:
         state, config = self._committer.state, self._committer.config
-        retracted = [self._present(granule) for granule in dict.fromkeys(intent.retracted)]
+        retracted = list({e.id: e for e in map(self._present, intent.retracted)}.values())
         rules = MergeRules(config.strategy, config.schema.keeps_provenance)
         return make_plan(state, rules, intent.offered, retracted=retracted, gone=gone)
 

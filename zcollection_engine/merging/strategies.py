@@ -7,6 +7,7 @@ draws each of them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -15,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zcollection_engine.errors import FormatError, InvalidInputError
-from zcollection_engine.merging.keys import last_of_each_key, outranked_within
+from zcollection_engine.merging.keys import last_of_each_key, outranked_within, steps
 from zcollection_engine.merging.shares import Interval, overlap, uncovered
 from zcollection_engine.schema import Schema
 
@@ -93,9 +94,11 @@ def _hull(axis: Values) -> tuple[Interval, ...]:
 def _highest(axis: Values, owners: Owners) -> npt.NDArray[np.intp]:
     """Number of the highest owner of each value of an ascending axis; -1 where there is none."""
     highest = np.full(axis.shape, -1, np.intp)
+    exact = axis.dtype.type  # numpy compares an unsigned integer with a signed one as floats
     for number, intervals in enumerate(owners):
         for low, high in intervals:
-            highest[np.searchsorted(axis, low, "left") : np.searchsorted(axis, high, "right")] = number
+            start, end = np.searchsorted(axis, exact(low), "left"), np.searchsorted(axis, exact(high), "right")
+            highest[start:end] = number
     return highest
 
 
@@ -112,7 +115,11 @@ class TimeSeries:
         granules can fill the gap. None: never cut.
     """
 
-    tolerance: int | None = None
+    tolerance: int | float | None = None
+
+    def __post_init__(self) -> None:
+        if self.tolerance is not None and not 0 <= self.tolerance < math.inf:
+            raise InvalidInputError(f"tolerance is {self.tolerance!r}; it must be 0 or more, or not set")
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -124,7 +131,7 @@ class TimeSeries:
 
     def intervals(self, axis: Values) -> tuple[Interval, ...]:
         ordered = np.sort(axis)
-        cuts = np.empty(0, np.intp) if self.tolerance is None else np.flatnonzero(np.diff(ordered) > self.tolerance) + 1
+        cuts = np.empty(0, np.intp) if self.tolerance is None else np.flatnonzero(steps(ordered) > self.tolerance) + 1
         return tuple((piece[0].item(), piece[-1].item()) for piece in np.split(ordered, cuts))
 
     def keep(self, rows: Rows, owners: Owners) -> Mask:
@@ -252,8 +259,8 @@ class Upsert:
     axis: str = ""
 
     def __post_init__(self) -> None:
-        if self.within is not None and not self.within > 0:
-            raise InvalidInputError(f"within is {self.within!r}; it must be greater than 0, or not set")
+        if self.within is not None and not 0 < self.within < math.inf:
+            raise InvalidInputError(f"within is {self.within!r}; it must be greater than 0 and finite, or not set")
 
     @property
     def has_axis(self) -> bool:
