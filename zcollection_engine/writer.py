@@ -144,10 +144,10 @@ class Writer:
     def _present(self, granule: int | str) -> GranuleEntry:
         """The entry of a granule that is in, by its id or the key of its object."""
         ledger = self._committer.state.ledger
-        if isinstance(granule, int):
-            found = [entry] if (entry := ledger.get(granule)) is not None else []
-        else:
+        if isinstance(granule, str):
             found = [entry for entry in ledger if entry.identity.key == granule]
+        else:
+            found = [entry] if (entry := ledger.get(int(granule))) is not None else []
         if len(found) == 1:
             return found[0]
         place = self._committer.store.url
