@@ -33,6 +33,8 @@ ENCODING_ATTRIBUTES = frozenset(
 )
 
 _EPOCH_JULIAN_DAY = 2_440_588
+#: Rows that go through cftime at once: its dates take 250 bytes each.
+_CFTIME_ROWS = 1 << 14
 _MIN, _MAX = -(1 << 63) + 1, (1 << 63) - 1
 
 _CALENDARS = {
@@ -228,14 +230,21 @@ class _Decoder:
         if self.calendar in _ARTIFICIAL_CALENDARS and not 0 <= units.offset < SECOND:
             self.fail(f"a time zone has no meaning in the calendar {self.calendar!r}")
         self._date(*units.reference[:3])
+        decoded = np.empty(values.shape, dtype=np.int64)
+        for at in range(0, len(values), _CFTIME_ROWS):
+            block = slice(at, at + _CFTIME_ROWS)
+            decoded[block] = self._decode_block(values[block])
+        return decoded
+
+    def _decode_block(self, values: npt.NDArray[Any]) -> list[int]:
         try:
-            dates = cftime.num2date(values, units.spell(), self.calendar, only_use_cftime_datetimes=True)
+            dates = cftime.num2date(values, self.units.spell(), self.calendar, only_use_cftime_datetimes=True)
         except (ValueError, OverflowError) as error:
             self.fail(f"{error}")
         convert = self._from_instant if self.calendar in _REAL_CALENDARS else self._from_label
         nanoseconds = [convert(date) for date in dates]
         self._check_range(values, min(nanoseconds), max(nanoseconds))
-        return np.array(nanoseconds, dtype=np.int64)
+        return nanoseconds
 
     def _from_instant(self, date: cftime.datetime) -> int:
         return _days(date) * DAY + _time_of_day(date)
