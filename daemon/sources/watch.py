@@ -22,9 +22,10 @@ from typing import Self
 import structlog
 
 from daemon.errors import SourceUnavailableError
-from daemon.sources.base import Clock, Delivery, ObjectRef, SystemClock, locate
+from daemon.sources.base import Clock, Delivery, ObjectRef, SystemClock
 from zcollection_engine.errors import EngineError
 from zcollection_engine.stores.base import ObjectInfo, ObjectStore
+from zcollection_engine.stores.resolve import locate
 
 #: Objects taken from a listing at a time: between two pages the event loop does other things.
 PAGE = 500

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from daemon.routing import Router, Rule
 from daemon.settings_data import CollectionSettings, GranuleSettings
-from daemon.sources.base import ObjectRef, locate
+from daemon.sources.base import ObjectRef
 from daemon.tasks import Proposal, ReadGranule, ReadRequest, entry_of, merge_partition, propose, read_granule
 from tests.granules_twins import sentinel6_twin
 from tests.zarr_twins import FORMATS, MARKERS, Format, pack, write_twin
@@ -24,7 +24,7 @@ from zcollection_engine.granules.model import GranuleSpec
 from zcollection_engine.jobs import JobResult, PartitionJob
 from zcollection_engine.layout.documents import Version
 from zcollection_engine.merging import Change
-from zcollection_engine.stores.resolve import StorageOptions
+from zcollection_engine.stores.resolve import StorageOptions, locate
 
 SPEC = GranuleSpec("/data_01/time", include=("/data_01/*",))
 DAY_17 = "year=2023/month=12/day=17"
