@@ -19,11 +19,13 @@ from zcollection_engine.commits.state import CollectionState
 from zcollection_engine.committing import Committer
 from zcollection_engine.errors import BusyError, InvalidInputError, ReadOnlyError, SchemaChangedError
 from zcollection_engine.garbage import GarbageReport, GarbageRules
+from zcollection_engine.granules.additions import Addition
+from zcollection_engine.granules.drift import DriftPolicy
 from zcollection_engine.granules.model import GranuleSpec
 from zcollection_engine.identity import GranuleIdentity, precedence_of
 from zcollection_engine.ingest import Arrival, LocalExecutor, granule_from_dataset, widened
 from zcollection_engine.schema import Dimension, Variable
-from zcollection_engine.schemachanges import plan_addition, plan_attributes, plan_removal
+from zcollection_engine.schemachanges import plan_addition, plan_attributes, plan_drift, plan_removal
 from zcollection_engine.sources import Source, SourceExecutor, read_source
 from zcollection_engine.stores.options import StorageOptions
 from zcollection_engine.transaction import Executor, Offer, Outcome, WriterOptions
@@ -129,8 +131,8 @@ class Collection(CollectionView):
             config = widened(present, [arrival.granule for arrival in taken])
             offers = [arrival.offer(config, self.immutable) for arrival in taken]
             if config is not present:
-                new = [v for v in config.schema.variables if v.path not in present.schema.by_path]
-                self.require_variables(new, config.schema.dimensions, timeout=timeout)
+                new = Addition.between(present.schema, config.schema)
+                self.require_variables(new.variables, new.dimensions, timeout=timeout)
                 continue
             with contextlib.suppress(SchemaChangedError):
                 return self._wait(partial(self.commit_offers, offers, executor), timeout)
@@ -168,6 +170,12 @@ class Collection(CollectionView):
     ) -> int:
         """Change attributes, as one transaction, and return its number; see `schemachanges.plan_attributes`."""
         return self._amend(lambda committer, state: plan_attributes(committer, state, attributes, variable), timeout)
+
+    def set_drift(self, policy: DriftPolicy, *, timeout: float | None = None) -> int:
+        """Change what becomes of granules that depart from the schema, as one transaction, and return its number; see
+        `schemachanges.plan_drift`.
+        """
+        return self._amend(lambda committer, state: plan_drift(committer, state, policy), timeout)
 
     def add_variables(
         self, variables: Sequence[Variable], dimensions: Sequence[Dimension] = (), *, timeout: float | None = None

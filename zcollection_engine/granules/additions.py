@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import NoReturn
+from typing import NoReturn, Self
 
 from zcollection_engine.codecs import with_codecs
 from zcollection_engine.errors import SchemaMismatchError
@@ -24,6 +24,14 @@ class Addition:
 
     def __bool__(self) -> bool:
         return bool(self.variables)
+
+    @classmethod
+    def between(cls, old: Schema, new: Schema) -> Self:
+        """Return what a schema has more than another one."""
+        return cls(
+            tuple(v for v in new.variables if v.path not in old.by_path),
+            tuple(d for d in new.dimensions if d.name not in old.sizes),
+        )
 
     def to(self, schema: Schema) -> Schema:
         """Return a schema that has them."""
