@@ -197,6 +197,10 @@ class CollectionSettings(Section):
     """Rows in a chunk of a collection to be created. Not set: derived from the first granule's rows and the
     size of a row."""
 
+    zarr_format: Literal[3, 2] | None = None
+    """Zarr format of a collection to be created. 2 is for readers that know no other, such as released zcollection.
+    Not set: 3, or that of ``schema_file``."""
+
     codecs: Literal["default", "zstd", "blosc", "fast", "small"] = "default"
     """How the values of a collection to be created are compressed; ``schema_file`` can say it for each variable."""
 

@@ -95,8 +95,7 @@ class Target:
         async with self._founding:
             if self._collection is not None:
                 return self._collection
-            founding = Founding(self.settings.chunk_rows, self.settings.codecs, self.settings.provenance)
-            proposal = await compute.propose(self.request(ref), founding)
+            proposal = await compute.propose(self.request(ref), _founding(self.settings))
             _log.info("creating the collection", collection=self.name, url=self.settings.url, granule=ref.key)
             return await self._create(self._schema or proposal.schema, proposal.granule)
 
@@ -174,6 +173,7 @@ class Target:
             "merge": config.strategy.to_json(),
             "precedence": config.precedence.to_json(),
             "provenance": config.schema.keeps_provenance,
+            "zarr_format": config.schema.zarr_format,
         }
         wanted = {
             "axis": self.settings.axis,
@@ -181,6 +181,7 @@ class Target:
             "merge": strategy_of(self.settings).bound(config.schema).to_json(),
             "precedence": precedence_of(self.settings).to_json(),
             "provenance": self.settings.provenance,
+            "zarr_format": self.settings.zarr_format or config.schema.zarr_format,
         }
         problems = [
             f"collections.{self.name}.{key}: {wanted[key]}, but {self.settings.url} was created with {found[key]};"
@@ -211,11 +212,15 @@ class Target:
                 raise
 
 
+def _founding(settings: CollectionSettings) -> Founding:
+    return Founding(settings.chunk_rows, settings.codecs, settings.provenance, settings.zarr_format or 3)
+
+
 def _schema_of(settings: CollectionSettings) -> Schema | None:
     """Read the schema file, if there is one; what the settings say of the whole collection holds for it too."""
     if settings.schema_file is None:
         return None
-    schema = load_schema_file(settings.schema_file, codecs=settings.codecs)
+    schema = load_schema_file(settings.schema_file, codecs=settings.codecs, zarr_format=settings.zarr_format)
     if settings.provenance and not schema.keeps_provenance:
         raise SettingsError(
             f"collections.{settings.name}.provenance: true, but {settings.schema_file} has provenance = false; set it"

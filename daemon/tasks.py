@@ -69,13 +69,14 @@ class Founding:
 
     Attributes
     ----------
-    chunk_rows, codecs, provenance
+    chunk_rows, codecs, provenance, zarr_format
         As for `infer_schema`.
     """
 
     chunk_rows: int | None = None
     codecs: str = DEFAULT_PROFILE
     provenance: bool = True
+    zarr_format: int = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +129,11 @@ def propose(request: ReadRequest, founding: Founding) -> Proposal:
     """Read a granule and infer the schema of the collection it could found."""
     granule = read_source(request.source, request.spec, request.storage).granule
     schema = infer_schema(
-        granule, chunk_rows=founding.chunk_rows, provenance=founding.provenance, codecs=founding.codecs
+        granule,
+        chunk_rows=founding.chunk_rows,
+        provenance=founding.provenance,
+        codecs=founding.codecs,
+        zarr_format=founding.zarr_format,
     )
     fixed = {v.path: granule.variables[v.path] for v in schema.immutable_variables}
     axis = granule.variables[granule.axis]

@@ -148,9 +148,11 @@ async def test_a_schema_file_with_fixed_values_waits_for_the_granule_that_has_th
 async def test_what_the_settings_say_of_codecs_and_provenance_holds_for_a_schema_file_too(
     url: str, tmp_path: Path
 ) -> None:
-    target = target_at(url, schema_file=schema_file(tmp_path, small_schema()), codecs="fast", provenance=False)
+    settings = {"codecs": "fast", "provenance": False, "zarr_format": 2}
+    target = target_at(url, schema_file=schema_file(tmp_path, small_schema()), **settings)
     await target.open()
     schema = open_collection(url).schema
+    assert schema.zarr_format == 2
     assert not schema.keeps_provenance
     assert schema["height"].codecs == parse_codecs("fast", schema["height"])
     await target_at(url, provenance=False).open()
@@ -167,9 +169,9 @@ def test_a_schema_file_without_provenance_is_refused_where_the_settings_want_it(
 
 
 async def test_the_settings_decide_how_a_collection_is_founded(url: str, compute: Any) -> None:
-    target = target_at(url, chunk_rows=7, codecs="small", provenance=False)
+    target = target_at(url, chunk_rows=7, codecs="small", provenance=False, zarr_format=2)
     await target.require(compute, REF)
-    assert compute.proposed == [(target.request(REF), Founding(7, "small", provenance=False))]
+    assert compute.proposed == [(target.request(REF), Founding(7, "small", provenance=False, zarr_format=2))]
 
 
 # Drift.
@@ -285,8 +287,9 @@ async def test_variables_that_cannot_be_added_are_the_granule_s_fault(url: str, 
             {"axis": "other", "partitioning": {"by": "date", "variable": "other", "resolution": "day"}},
             "collections.s6a.axis: other, but {url} was created with time;",
         ),
+        ({"zarr_format": 2}, "collections.s6a.zarr_format: 2, but {url} was created with 3;"),
     ],
-    ids=["partitioning", "merge", "axis"],
+    ids=["partitioning", "merge", "axis", "zarr_format"],
 )
 async def test_settings_that_contradict_the_collection_are_refused(
     url: str, compute: Any, changes: Mapping[str, Any], line: str

@@ -162,11 +162,11 @@ def test_a_granule_that_is_in_is_read_again_only_while_it_is_the_same(source: Pa
 
 
 def test_a_proposal_follows_the_settings(source: Path) -> None:
-    proposal = propose(request(source), Founding(chunk_rows=5, codecs="fast", provenance=False))
+    proposal = propose(request(source), Founding(chunk_rows=5, codecs="fast", provenance=False, zarr_format=2))
     assert isinstance(proposal, Proposal)
     assert not proposal.schema.keeps_provenance
     time = proposal.schema["time"]
-    assert time.chunks == (5,)
+    assert (time.chunks, proposal.schema.zarr_format) == ((5,), 2)
     assert time.codecs == parse_codecs("fast", time)
 
 
