@@ -142,7 +142,7 @@ class SourceExecutor(LocalExecutor):
     collection
         Open for writing.
     spec
-        How its granules are read.
+        How its granules are read; None if nobody can tell, then none of them is.
     options
         How to reach their stores.
     accept_losses
@@ -152,7 +152,7 @@ class SourceExecutor(LocalExecutor):
     def __init__(
         self,
         collection: _Collection,
-        spec: GranuleSpec,
+        spec: GranuleSpec | None,
         options: StorageOptions | None = None,
         *,
         accept_losses: bool = True,
@@ -167,13 +167,18 @@ class SourceExecutor(LocalExecutor):
         """Return the granules whose sources still have just their version, by id; one after another."""
         found: dict[int, Granule] = {}
         lost: list[str] = []
-        config, immutable = self._collection.config, self._collection.immutable
         for entry in entries:
             try:
-                found[entry.id] = read_again(entry, self._spec, config, immutable, self._options)
+                found[entry.id] = self._read_again(entry)
             except NotFoundError as error:
                 _log.warning("%s: rows do not come back: %s", self._collection.url, error)
                 lost.append(str(error))
         if lost and not self._accept_losses:
             raise InvalidInputError(f"{self._collection.url}: rows would be lost: {'; '.join(lost)}")
         return found
+
+    def _read_again(self, entry: GranuleEntry) -> Granule:
+        if self._spec is None:
+            raise NotFoundError(f"nothing tells how {entry.identity.key} is read")
+        config, immutable = self._collection.config, self._collection.immutable
+        return read_again(entry, self._spec, config, immutable, self._options)
