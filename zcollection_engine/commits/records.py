@@ -115,7 +115,8 @@ class Commit:
     Attributes
     ----------
     operation
-        What the transaction was: "merge", "retract", "drop", "rollback", "attributes", "add" or "remove" (variables).
+        What the transaction was: "merge", "retract", "drop", "rollback", "attributes", "drift" (the policy), "add"
+        or "remove" (variables).
     partitions
         New state of each partition touched; those that a granule belongs to without changing them are absent.
     granules
