@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from daemon import cli_collections, cli_history
+from daemon import cli_collections, cli_history, cli_import
 from daemon.cli_shared import PROGRAM, AsJson, exit_codes, load, show
 
 app = typer.Typer(
@@ -143,3 +143,5 @@ for _command, _short_help in (
     (demo, "See it work, with S3, SQS and granules of its own."),
 ):
     app.command(short_help=_short_help)(_command)
+
+app.command("import", short_help="Take over a tree of released zcollection as it lies.")(cli_import.import_tree)

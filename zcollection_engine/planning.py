@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from zcollection_engine.commits.state import CollectionState
+from zcollection_engine.commits.state import CollectionState, PartitionState
 from zcollection_engine.errors import InvalidGranuleError, InvalidInputError
 from zcollection_engine.identity import GranuleEntry
 from zcollection_engine.merging import Change, Concat, Interval, Share, Strategy
@@ -163,8 +163,9 @@ def make_plan(
     lost: dict[int, GranuleEntry] = {}
     partitions = []
     for path in paths:
+        base, present_there = state.partition(path), state.ledger.owners(path)
         plan, losers = _plan_partition(
-            path, rules, present=state.ledger.owners(path), accepted=accepted, replaced=replaced, gone=gone
+            base, rules, present=present_there, accepted=accepted, replaced=replaced, gone=gone
         )
         partitions.append(plan)
         for entry in losers:
@@ -234,7 +235,7 @@ def _judge_alone(state: CollectionState, entry: GranuleEntry) -> Verdict:
 
 
 def _plan_partition(
-    path: str,
+    base: PartitionState,
     rules: MergeRules,
     *,
     present: Sequence[GranuleEntry],
@@ -242,6 +243,7 @@ def _plan_partition(
     replaced: Sequence[GranuleEntry],
     gone: Members[int],
 ) -> tuple[PartitionPlan, list[GranuleEntry]]:
+    path = base.path
     leaving = {e.id: e for e in replaced if path in e.shares}
     staying = [e for e in present if e.id not in leaving]
     incoming = sorted((e for e in accepted if path in e.shares), key=lambda e: e.rank)
@@ -250,23 +252,28 @@ def _plan_partition(
     back = [e for e in losers if e.id not in gone]
     inserted = sorted([*incoming, *back], key=lambda e: e.rank)
     removed = (*leaving, *(e.id for e in back)) if rules.tells_origin else ()
-    change = Change.REWRITE if removed else _change(path, rules.strategy, staying, incoming, owners)
+    change = Change.REWRITE if removed else _change(base, rules.strategy, staying, incoming, owners)
     known = () if rules.provenance else tuple(sorted(present, key=lambda e: e.rank))
     return PartitionPlan(path, change, tuple(owners), tuple(inserted), removed, known), losers
 
 
 def _change(
-    path: str,
+    base: PartitionState,
     strategy: Strategy,
     staying: Sequence[GranuleEntry],
     incoming: Sequence[GranuleEntry],
     owners: Sequence[GranuleEntry],
 ) -> Change:
+    path = base.path
     if all(strategy.hides(e.shares[path].intervals, _above(path, owners, e)) for e in incoming):
         return Change.NONE
-    end = max((e.shares[path].last for e in staying), default=None)
+    if base.is_imported:
+        return Change.REWRITE  # its chunks are not ours to be written behind
+    ends = [e.shares[path].last for e in staying]
+    if base.axis is not None:
+        ends.append(base.axis[1])  # rows that were taken over have no granule
     first = min(e.shares[path].first for e in incoming)
-    return Change.APPEND if end is None or (strategy.appends and first > end) else Change.REWRITE
+    return Change.APPEND if not ends or (strategy.appends and first > max(ends)) else Change.REWRITE
 
 
 def _losers(
