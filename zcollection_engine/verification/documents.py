@@ -165,10 +165,20 @@ def judge(schemas: Iterable[Schema], expected: Expected, found: bytes | None) ->
         return _finding(expected, Code.MISSING if expected.required else Code.UNPUBLISHED, "it is not there")
     known = iter(schemas)
     present = next(known)
+    if format_of(present).is_constant(expected.key) and _same_json(found, expected.body):
+        return None
     shown = read_back(itertools.chain([present], known), expected, found)
     if expected.version is None or shown is None:
         return _finding(expected, Code.DAMAGED, "its bytes are none that publication writes")
     return _compare(format_of(present), expected, expected.version, shown)
+
+
+def _same_json(found: bytes, wanted: bytes) -> bool:
+    """Whether a document that never changes was only spelt otherwise, by whoever wrote it first."""
+    try:
+        return bool(json.loads(found) == json.loads(wanted))
+    except (ValueError, RecursionError):
+        return False
 
 
 def _compare(layout: Format, expected: Expected, wanted: Version, shown: Version) -> Finding:
@@ -207,8 +217,10 @@ def read_back(schemas: Iterable[Schema], expected: Expected, data: bytes) -> Ver
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, FormatError):
         return None
     ways: list[Mapping[str, ArrayLayout] | None] = [None] if expected.taken is None else [None, expected.taken.layouts]
-    for schema, (version, attributes), way in itertools.product(known, versions, ways):
-        if layout.render(schema, version, attributes, layouts=way).get(expected.name) == data:
+    pairs = [(schema, version, attributes) for schema in known for version, attributes in versions]
+    for schema, version, attributes in pairs:
+        rendered = (layout.render(schema, version, attributes, layouts=way).get(expected.name) for way in ways)
+        if any(body == data for body in rendered):
             return version
     return None
 
