@@ -145,3 +145,4 @@ for _command, _short_help in (
     app.command(short_help=_short_help)(_command)
 
 app.command("import", short_help="Take over a tree of released zcollection as it lies.")(cli_import.import_tree)
+app.command("convert", short_help="Rewrite a collection into a new one of another Zarr format.")(cli_import.convert)

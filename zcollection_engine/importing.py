@@ -93,7 +93,10 @@ def survey_import(store: ObjectStore) -> ImportReport:
     ------
     NotFoundError, FormatError
         As `zcollection_engine.treescan.scan`.
+    ConflictError
+        If there is a collection of ours already.
     """
+    _require_absent(store)
     found = _Tree(store)
     return found.report(None)
 

@@ -187,9 +187,8 @@ def test_codecs_are_kept_on_demand() -> None:
     store = somewhere()
     schema = small_schema()
     gzip = parse_codecs(["gzip"], schema["height"])
-    coded = replace(
-        schema, variables=tuple(replace(v, codecs=gzip) if v.path == "height" else v for v in schema.variables)
-    )
+    variables = tuple(replace(v, codecs=gzip) if v.path == "height" else v for v in schema.variables)
+    coded = replace(schema, variables=variables)
     create_collection(store, coded, SequencePartitioning(("height",)), clock=FakeClock())
     assert converted(store, ConvertOptions(2, keep_codecs=True)).schema["height"].codecs == gzip
     assert converted(store, ConvertOptions(2)).schema["height"].codecs != gzip
@@ -223,9 +222,11 @@ def test_a_conversion_that_died_anywhere_goes_on_and_the_source_is_never_touched
     before = {i.key: i.etag for i in source.list()}
     wanted = stored(converted(source, options))
     resumed = set()
-    for target, _ in deaths(
-        somewhere(), lambda store: convert(source, store, options, writer=SMALL, clock=FakeClock())
-    ):
+
+    def work(target: ObjectStore) -> None:
+        convert(source, target, options, writer=SMALL, clock=FakeClock())
+
+    for target, _ in deaths(somewhere(), work):
         collection, report = convert(source, target, options, writer=SMALL, clock=FakeClock())
         resumed.add(report.written)
         assert differ(stored(collection), wanted) == []
