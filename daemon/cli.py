@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from daemon import cli_collections, cli_history, cli_retract
+from daemon import cli_collections, cli_history, cli_import, cli_retract
 from daemon.cli_shared import PROGRAM, AsJson, exit_codes, load, show
 
 app = typer.Typer(
@@ -144,3 +144,6 @@ for _command, _short_help in (
     (demo, "See it work, with S3, SQS and granules of its own."),
 ):
     app.command(short_help=_short_help)(_command)
+
+app.command("import", short_help="Take over a tree of released zcollection as it lies.")(cli_import.import_tree)
+app.command("convert", short_help="Rewrite a collection into a new one of another Zarr format.")(cli_import.convert)

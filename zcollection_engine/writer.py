@@ -181,6 +181,7 @@ class Writer:
             owners=tuple((e.id, e.shares[plan.path].intervals) for e in plan.owners),
             inserted=tuple(e.id for e in plan.inserted),
             removed=plan.removed,
+            imported=base.is_imported,
             present=tuple((e.id, e.shares[plan.path].intervals) for e in plan.present),
             block_nbytes=self._committer.options.block_nbytes,
         )
