@@ -184,4 +184,5 @@ def _job(
         owners=(),
         inserted=(),
         filled=amendment.filled,
+        imported=source.is_imported,
     )

@@ -22,6 +22,7 @@ from zcollection_engine.commits.state import PartitionState
 from zcollection_engine.committing import Committer
 from zcollection_engine.config import CollectionRef, load_config
 from zcollection_engine.errors import BusyError, ConflictError, NotFoundError, PreconditionFailedError
+from zcollection_engine.foreign import lying_of
 from zcollection_engine.garbage import GarbageReport, GarbageRules
 from zcollection_engine.layout.chunkstore import TOMBSTONE_SIZE, tombstone
 from zcollection_engine.layout.documents import Version
@@ -172,7 +173,9 @@ class _ChunkCollector:
     def _candidates(self, partition: PartitionState) -> list[ObjectInfo]:
         version = Version(partition.commit, partition.generation, partition.rows)
         config = self._committer.config
-        inventory = PartitionInventory(config.schema, version, config.retired)
+        lying = lying_of(self._store, config.imported, partition.path, imported=partition.is_imported)
+        schema = config.schema if lying is None else lying.schema(config.schema)
+        inventory = PartitionInventory(schema, version, config.retired)
         retired = self._retired_at(partition)
         found, foreign = [], 0
         for info in self._store.list(f"{partition.path}/"):

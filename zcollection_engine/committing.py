@@ -137,8 +137,16 @@ class Committer:
                 partition=base.path,
             )
 
-    def grant(self, number: int, paths: Sequence[str]) -> Granted | None:
-        """Append a grant right behind record ``number``, on which its plan stands; None if another came first."""
+    def grant(self, number: int, paths: Sequence[str], *, imports: bool = False) -> Granted | None:
+        """Append a grant right behind record ``number``, on which its plan stands; None if another came first.
+
+        Raises
+        ------
+        ConflictError
+            If a tree is being taken over and ``imports`` is not set: its partitions are not known yet.
+        """
+        if self.config.imported is not None and self.state.last_commit < 0 and not imports:
+            raise ConflictError(f"{self.store.url}: its import was not completed; import it again")
         with self.lock:
             grant = Grant(
                 uuid.uuid4().hex,

@@ -44,6 +44,9 @@ class CollectionConfig:
         What becomes of granules that depart from the schema.
     retired
         Paths of variables that there were once and that are no longer: their chunks may still lie there.
+    imported
+        Name of what is kept of the tree that the collection was made of, see `zcollection_engine.foreign`; None for a
+        collection of our own.
     """
 
     schema: Schema
@@ -52,6 +55,7 @@ class CollectionConfig:
     precedence: Precedence = field(default_factory=ByTime)
     drift: DriftPolicy = field(default_factory=DriftPolicy)
     retired: tuple[str, ...] = ()
+    imported: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``_zcollection.json``; members that zcollection knows keep its names."""
@@ -70,6 +74,8 @@ class CollectionConfig:
             body["drift"] = self.drift.to_json()
         if self.retired:
             body["retired"] = list(self.retired)
+        if self.imported is not None:
+            body["imported"] = self.imported
         return body
 
     @classmethod
@@ -88,6 +94,7 @@ class CollectionConfig:
                 precedence_from_json(data.get("precedence")),
                 policy_from_json(data.get("drift", {})),
                 tuple(data.get("retired", ())),
+                data.get("imported"),
             )
         except (KeyError, TypeError, FormatError) as error:
             raise FormatError(f"{name} is damaged: {error}") from error

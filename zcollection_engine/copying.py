@@ -94,7 +94,7 @@ def _shown(store: ObjectStore, schema: Schema, partition: PartitionState) -> _Sh
         raise FormatError(f"{store.url}/{key} is damaged: {error!r}; `repair` writes it again") from error
     axis: Mapping[str, list[int]] = metadata.get(f"{schema.axis}/{ARRAY}", {})
     arrays = frozenset(name.removesuffix(f"/{ARRAY}") for name in metadata if name.endswith(f"/{ARRAY}"))
-    return _Shown(metadata[ATTRIBUTES].get(GENERATION_ATTRIBUTE, 0), axis.get("shape", [0])[0], arrays)
+    return _Shown(metadata.get(ATTRIBUTES, {}).get(GENERATION_ATTRIBUTE, 0), axis.get("shape", [0])[0], arrays)
 
 
 def _copy(store: ObjectStore, source: str, target: str, etags: Mapping[str, str]) -> bool:

@@ -39,7 +39,7 @@ def create(store: ObjectStore, config: CollectionConfig, *, immutable: Granule |
     InvalidInputError
         If immutable values are missing.
     """
-    _check(config)
+    check_config(config)
     _check_immutable(config.schema, immutable)
     transaction = uuid.uuid4()
     digests: Mapping[str, str] = {}
@@ -62,7 +62,8 @@ def require_absent(store: ObjectStore) -> None:
         raise ConflictError(_PRESENT.format(store.url))
 
 
-def _check(config: CollectionConfig) -> None:
+def check_config(config: CollectionConfig) -> None:
+    """Raise `InvalidInputError` if schema and partitioning do not fit each other or the format."""
     check_codecs(config.schema)
     if config.schema.zarr_format == 2:
         check_v2(config.schema)

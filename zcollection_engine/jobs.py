@@ -20,6 +20,7 @@ from zcollection_engine.commits.grants import GrantCheck
 from zcollection_engine.commits.log import CommitLog
 from zcollection_engine.config import CollectionConfig, CollectionRef, resolve_config, resolve_store
 from zcollection_engine.errors import InvalidInputError
+from zcollection_engine.foreign import lying_of
 from zcollection_engine.granules.model import Granule, GranuleVariable
 from zcollection_engine.layout.chunkstore import ChunkStore, ChunkWriter, open_variable
 from zcollection_engine.layout.documents import Version
@@ -71,6 +72,8 @@ class PartitionJob:
         Paths of variables that have no values yet and get their fill values.
     block_nbytes
         Bytes of rows that a rewrite holds at a time, about.
+    imported
+        Whether the base's chunks are someone else's.
     """
 
     collection: CollectionRef
@@ -87,6 +90,7 @@ class PartitionJob:
     present: tuple[tuple[int, tuple[Interval, ...]], ...] = ()
     filled: tuple[str, ...] = ()
     block_nbytes: int = DEFAULT_BLOCK_NBYTES
+    imported: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +206,7 @@ class _PartitionMerge:
         if selection.is_identity and existing.count:
             base = self._job.base
             return JobResult(self._job.partition, base.rows, base.generation, _bounds(axis), changed=False)
-        if selection.is_extension:
+        if selection.is_extension and not self._job.imported:
             behind = selection.take[existing.count :] - existing.count
             return self._write_behind(MergedRows(self._nothing, self._inserted, behind), axis[existing.count :])
         return self._write_anew(MergedRows(existing, self._inserted, selection.take), axis)
@@ -282,7 +286,9 @@ class _PartitionMerge:
         base = self._job.base
         if not base.rows:
             return self._nothing
-        store = partition_store(self._objects, self._job.partition, self._schema, base)
+        name, path = self._config.imported, self._job.partition
+        lying = lying_of(self._objects, name, path, imported=self._job.imported)
+        store = partition_store(self._objects, path, self._schema, base, lying=lying)
         return ExistingRows(self._schema, store, base.rows, self._job.filled)
 
     def _target(self, generation: int, rows: int) -> ChunkStore:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from zcollection_engine.commits.state import CollectionState, PartitionState
-from zcollection_engine.errors import InvalidGranuleError, InvalidInputError
+from zcollection_engine.errors import InvalidGranuleError, InvalidInputError, NotFoundError
 from zcollection_engine.identity import GranuleEntry
 from zcollection_engine.merging import Change, Concat, Interval, Share, Strategy
 
@@ -163,13 +163,9 @@ def make_plan(
     lost: dict[int, GranuleEntry] = {}
     partitions = []
     for path in paths:
+        base, present_there = state.partition(path), state.ledger.owners(path)
         plan, losers = _plan_partition(
-            state.partition(path),
-            rules,
-            present=state.ledger.owners(path),
-            accepted=accepted,
-            replaced=replaced,
-            gone=gone,
+            base, rules, present=present_there, accepted=accepted, replaced=replaced, gone=gone
         )
         partitions.append(plan)
         for entry in losers:
@@ -184,6 +180,42 @@ def make_plan(
         tuple(restorable.values()),
         tuple(lost.values()),
     )
+
+
+def named_granules(state: CollectionState, names: Iterable[int | str], *, place: str) -> list[GranuleEntry]:
+    """Return the granules that are in under some ids or keys, each once.
+
+    Parameters
+    ----------
+    state
+        The collection.
+    names
+        Ids, or keys of objects.
+    place
+        What errors call the collection.
+
+    Raises
+    ------
+    NotFoundError
+        If one of them is not in.
+    InvalidInputError
+        If a key is in from several buckets.
+    """
+    found = [_named_granule(state, name, place) for name in dict.fromkeys(names)]
+    return list({entry.id: entry for entry in found}.values())
+
+
+def _named_granule(state: CollectionState, name: int | str, place: str) -> GranuleEntry:
+    if isinstance(name, str):
+        found = [entry for entry in state.ledger if entry.identity.key == name]
+    else:
+        found = [entry] if (entry := state.ledger.get(int(name))) is not None else []
+    if len(found) > 1:
+        buckets = ", ".join(sorted(entry.identity.bucket for entry in found))
+        raise InvalidInputError(f"{place}: {name!r} is in from several buckets ({buckets}): name it by its id")
+    if not found:
+        raise NotFoundError(f"{place}: no granule {name!r} is in; granules() lists them")
+    return found[0]
 
 
 def _check_ids(state: CollectionState, offered: Iterable[GranuleEntry]) -> None:
@@ -239,7 +271,7 @@ def _judge_alone(state: CollectionState, entry: GranuleEntry) -> Verdict:
 
 
 def _plan_partition(
-    partition: PartitionState,
+    base: PartitionState,
     rules: MergeRules,
     *,
     present: Sequence[GranuleEntry],
@@ -247,7 +279,7 @@ def _plan_partition(
     replaced: Sequence[GranuleEntry],
     gone: Members[int],
 ) -> tuple[PartitionPlan, list[GranuleEntry]]:
-    path = partition.path
+    path = base.path
     leaving = {e.id: e for e in replaced if path in e.shares}
     staying = [e for e in present if e.id not in leaving]
     incoming = sorted((e for e in accepted if path in e.shares), key=lambda e: e.rank)
@@ -256,26 +288,28 @@ def _plan_partition(
     back = [e for e in losers if e.id not in gone]
     inserted = sorted([*incoming, *back], key=lambda e: e.rank)
     removed = (*leaving, *(e.id for e in back)) if rules.tells_origin else ()
-    change = Change.REWRITE if removed else _change(partition, rules.strategy, staying, incoming, owners)
+    change = Change.REWRITE if removed else _change(base, rules.strategy, staying, incoming, owners)
     known = () if rules.provenance else tuple(sorted(present, key=lambda e: e.rank))
     return PartitionPlan(path, change, tuple(owners), tuple(inserted), removed, known), losers
 
 
 def _change(
-    partition: PartitionState,
+    base: PartitionState,
     strategy: Strategy,
     staying: Sequence[GranuleEntry],
     incoming: Sequence[GranuleEntry],
     owners: Sequence[GranuleEntry],
 ) -> Change:
-    path = partition.path
+    path = base.path
     if all(strategy.hides(e.shares[path].intervals, _above(path, owners, e)) for e in incoming):
         return Change.NONE
-    # Rows need not have an owner: without provenance those of a replaced version stay.
-    ends = [e.shares[path].last for e in staying] + ([partition.axis[1]] if partition.axis is not None else [])
-    end = max(ends, default=None)
+    if base.is_imported:
+        return Change.REWRITE  # its chunks are not ours to be written behind
+    ends = [e.shares[path].last for e in staying]
+    if base.axis is not None:
+        ends.append(base.axis[1])  # rows that were taken over have no granule
     first = min(e.shares[path].first for e in incoming)
-    return Change.APPEND if end is None or (strategy.appends and first > end) else Change.REWRITE
+    return Change.APPEND if not ends or (strategy.appends and first > max(ends)) else Change.REWRITE
 
 
 def _losers(

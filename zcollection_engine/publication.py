@@ -19,6 +19,7 @@ import numpy as np
 from zcollection_engine.commits.state import CollectionState, PartitionState
 from zcollection_engine.config import CollectionConfig, config_document
 from zcollection_engine.errors import NotFoundError, PreconditionFailedError
+from zcollection_engine.foreign import lying_of, resolve_foreign
 from zcollection_engine.layout.documents import Version
 from zcollection_engine.layout.formats import Format, format_of
 from zcollection_engine.schema import TIME_UNITS
@@ -47,10 +48,15 @@ class Publisher:
         The configuration in force.
     creation
         Transaction that created the collection.
+    source
+        Where the log lies, if not in ``store``.
     """
 
-    def __init__(self, store: ObjectStore, config: CollectionConfig, creation: str) -> None:
+    def __init__(
+        self, store: ObjectStore, config: CollectionConfig, creation: str, source: ObjectStore | None = None
+    ) -> None:
         self._store = store
+        self._source = source or store
         self._config = config
         self._creation = creation
         self._shown: dict[str, _Shown] = {}
@@ -59,13 +65,19 @@ class Publisher:
         self._lock = threading.Lock()
 
     def is_flipped(self, partition: PartitionState) -> bool:
-        """Tell whether this publisher knows that readers see the partition's last commit."""
+        """Tell whether this publisher knows that readers see the partition's last commit.
+
+        What was taken over as it lies is visible already.
+        """
+        if partition.is_untouched:
+            return True
         shown = self._shown.get(self._document(partition.path))
         return shown is not None and shown.commit >= partition.commit
 
     def is_complete(self, partition: PartitionState) -> bool:
         """Tell whether the documents of the single arrays are known to be up to date, too."""
-        return self.is_flipped(partition) and self._arrays.get(partition.path, (-1, -1))[0] >= partition.commit
+        shown = self._arrays.get(partition.path, (-1, -1))[0]
+        return partition.is_untouched or (self.is_flipped(partition) and shown >= partition.commit)
 
     def publish(self, partition: PartitionState, *, arrays: bool) -> None:
         """Make the partition's last commit visible, on demand in the documents of its single arrays, too."""
@@ -78,12 +90,14 @@ class Publisher:
 
         A new partition's group appears last, so that readers which ignore consolidated metadata find all arrays in it.
         """
+        if partition.is_untouched:
+            return
         if partition.generation == 0:
             self._publish_generation(partition)
         if not self.is_flipped(partition):
             for key, body in self._format.parents(partition.path).items():
                 self._create(key, lambda body=body: body)  # type: ignore[misc]
-            self._put(self._document(partition.path), partition.commit, self._render(partition)[self._format.document])
+            self._put(self._document(partition.path), partition.commit, self.render(partition)[self._format.document])
         self._publish_generation(partition)
 
     def _publish_generation(self, partition: PartitionState) -> None:
@@ -104,7 +118,7 @@ class Publisher:
 
     def publish_arrays(self, partition: PartitionState) -> None:
         """Bring the documents of the partition's arrays and nested groups up to date."""
-        documents = self._render(partition)
+        documents = self.render(partition)
         documents.pop(self._format.document)
 
         def put(item: tuple[str, bytes]) -> None:
@@ -149,7 +163,11 @@ class Publisher:
         """
         self._config = config
         key, body = config_document(config, commit)
-        self._put(key, commit, body)
+        if config.imported is not None and commit == 0:
+            told = resolve_foreign(self._source, config.imported).config
+            self._create(key, told.encode)  # as it lies
+        else:
+            self._put(key, commit, body)
         if self._config.schema.immutable_variables:
             self._publish_immutable()
 
@@ -163,14 +181,19 @@ class Publisher:
             for info in list(self._store.list(staged)):
                 key = f"{folder}/{info.key.removeprefix(staged)}"
                 self._create(key, lambda source=info.key: self._store.get(source).data)  # type: ignore[misc]
-            documents = self._format.render(self._config.schema, Version(0, 0, 0), immutable=True)
+            lying = lying_of(self._source, self._config.imported, folder, imported=True)
+            layouts = None if lying is None else lying.layouts
+            documents = self._format.render(self._config.schema, Version(0, 0, 0), immutable=True, layouts=layouts)
             for name in sorted(documents, key=lambda n: n == last):
                 self._create(f"{folder}/{name}", lambda body=documents[name]: body)  # type: ignore[misc]
 
-    def _render(self, partition: PartitionState) -> dict[str, bytes]:
+    def render(self, partition: PartitionState) -> dict[str, bytes]:
+        """All documents of a partition as of its last commit, by key relative to it."""
         coverage = self._coverage(*partition.axis) if partition.axis else {}
         version = Version(partition.commit, partition.generation, partition.rows)
-        return self._format.render(self._config.schema, version, coverage)
+        lying = lying_of(self._source, self._config.imported, partition.path, imported=partition.is_imported)
+        layouts = None if lying is None else lying.layouts
+        return self._format.render(self._config.schema, version, coverage, layouts=layouts)
 
     @property
     def _format(self) -> Format:

@@ -14,6 +14,7 @@ from zcollection_engine.commits.records import Commit
 from zcollection_engine.commits.state import PartitionState
 from zcollection_engine.config import CollectionConfig
 from zcollection_engine.errors import NotFoundError, SnapshotExpiredError
+from zcollection_engine.foreign import lying_of
 from zcollection_engine.layout.chunkstore import ChunkStore
 from zcollection_engine.layout.documents import Version
 from zcollection_engine.layout.formats import format_of
@@ -40,8 +41,8 @@ def load_partitions(
     """
     schema = config.schema
     wanted = _wanted(schema, variables)
-    stores = _stores(store, schema, partitions, number) or [partition_store(store, "", schema, Version(-1, 0, 0))]
-    fixed = immutable_store(store, schema)
+    stores = _stores(store, config, partitions, number) or [partition_store(store, "", schema, Version(-1, 0, 0))]
+    fixed = _fixed_store(store, config)
     groups = ["", *schema.groups()]
     datasets: dict[str, xr.Dataset] = {}
     for group in groups:
@@ -114,7 +115,16 @@ class SnapshotGuard:
             raise SnapshotExpiredError(_TRIMMED.format(store.url), partition=path)
 
 
-def _stores(store: ObjectStore, schema: Schema, partitions: Sequence[PartitionState], number: int) -> list[ChunkStore]:
+def _fixed_store(store: ObjectStore, config: CollectionConfig) -> ChunkStore:
+    is_foreign = config.imported is not None and bool(config.schema.immutable_variables)
+    lying = lying_of(store, config.imported, format_of(config.schema).immutable, imported=is_foreign)
+    return immutable_store(store, config.schema, lying=lying)
+
+
+def _stores(
+    store: ObjectStore, config: CollectionConfig, partitions: Sequence[PartitionState], number: int
+) -> list[ChunkStore]:
+    schema = config.schema
     if not partitions:
         return []
     try:
@@ -128,6 +138,7 @@ def _stores(store: ObjectStore, schema: Schema, partitions: Sequence[PartitionSt
             schema,
             Version(p.commit, p.generation, p.rows),
             guard=SnapshotGuard(store, p.path, format_of(schema).overwritten_by(p.generation), number, taken),
+            lying=lying_of(store, config.imported, p.path, imported=p.is_imported),
         )
         for p in partitions
     ]

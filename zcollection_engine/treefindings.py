@@ -111,6 +111,7 @@ class Comparison:
         self._schema = schema
         self._layouts = layouts
         self._arrays = group.arrays
+        self._keys = keys
         self._present = {name: array.count_chunks(name, keys) for name, array in group.arrays.items()}
 
     @property
@@ -122,6 +123,12 @@ class Comparison:
     def absent(self) -> int:
         """Number of chunks inside the arrays' shapes that are not there."""
         return sum(array.chunk_count for array in self._arrays.values()) - self.present
+
+    def absent_chunks(self) -> Iterator[str]:
+        """Yield the keys of the chunks inside the arrays' shapes that are not there, relative to the group."""
+        for name, array in self._arrays.items():
+            if self._present[name] < array.chunk_count:
+                yield from array.absent_chunks(name, self._keys)
 
     def findings(self, variables: Sequence[Variable]) -> Iterator[Finding]:
         """All differences; ``variables`` are those that belong in the group."""

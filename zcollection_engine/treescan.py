@@ -6,6 +6,7 @@ the axis.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -50,8 +51,10 @@ class ImportedPartition:
         Number of chunks that are there.
     absent
         Number of chunks that are not there and stand for the array's fill value.
-    etag
-        Of ``.zmetadata``.
+    etag, digest
+        Of ``.zmetadata``: its ETag, and the SHA-256 of its bytes in hexadecimal digits.
+    absent_keys
+        Keys of the chunks that are not there, relative to the partition.
     """
 
     path: str
@@ -61,6 +64,8 @@ class ImportedPartition:
     chunks: int
     absent: int
     etag: str
+    digest: str = ""
+    absent_keys: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +250,8 @@ class _Look:
             compared.present,
             compared.absent,
             stored.info.etag,
+            hashlib.sha256(stored.data).hexdigest(),
+            frozenset(compared.absent_chunks()),
         )
         return _Looked(partition, tuple(findings))
 

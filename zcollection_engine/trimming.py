@@ -14,6 +14,7 @@ from zcollection_engine.commits.records import Commit, Grant
 from zcollection_engine.committing import Committer
 from zcollection_engine.config import CONFIGS
 from zcollection_engine.errors import NotFoundError
+from zcollection_engine.foreign import IMPORTED, foreign_key
 from zcollection_engine.garbage import GarbageReport, GarbageRules
 from zcollection_engine.probing import FOLDER as PROBE
 from zcollection_engine.publication import STAGED
@@ -122,11 +123,11 @@ class LogCollector:
 
     def _of_failed_creations(self, infos: Iterable[ObjectInfo]) -> list[ObjectInfo]:
         creation = self._committer.state.creation
-        own = f"{STAGED}/{creation.transaction}/" if creation is not None else ""
+        own = () if creation is None else (f"{STAGED}/{creation.transaction}/", foreign_key(creation.transaction))
         return [
             i
             for i in infos
-            if i.key.startswith(f"{STAGED}/") and not i.key.startswith(own) and i.modified <= self._young
+            if i.key.startswith((f"{STAGED}/", IMPORTED)) and not i.key.startswith(own) and i.modified <= self._young
         ]
 
     def _remove(self, kind: str, infos: Sequence[ObjectInfo]) -> None:

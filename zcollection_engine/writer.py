@@ -14,7 +14,6 @@ from zcollection_engine.errors import (
     ConflictError,
     FencedError,
     InvalidInputError,
-    NotFoundError,
     SchemaChangedError,
     SnapshotExpiredError,
 )
@@ -22,7 +21,7 @@ from zcollection_engine.identity import GranuleEntry
 from zcollection_engine.jobs import JobResult, PartitionJob
 from zcollection_engine.layout.documents import Version
 from zcollection_engine.merging import Change
-from zcollection_engine.planning import MergeRules, PartitionPlan, Plan, make_plan
+from zcollection_engine.planning import MergeRules, PartitionPlan, Plan, make_plan, named_granules
 from zcollection_engine.transaction import Executor, Offer, Outcome
 
 _DEFEATS = 10
@@ -137,24 +136,9 @@ class Writer:
 
     def _make_plan(self, intent: _Intent, gone: set[int]) -> Plan:
         state, config = self._committer.state, self._committer.config
-        retracted = list({e.id: e for e in map(self._present, intent.retracted)}.values())
+        retracted = named_granules(state, intent.retracted, place=self._committer.store.url)
         rules = MergeRules(config.strategy, config.schema.keeps_provenance)
         return make_plan(state, rules, intent.offered, retracted=retracted, gone=gone)
-
-    def _present(self, granule: int | str) -> GranuleEntry:
-        """The entry of a granule that is in, by its id or the key of its object."""
-        ledger = self._committer.state.ledger
-        if isinstance(granule, str):
-            found = [entry for entry in ledger if entry.identity.key == granule]
-        else:
-            found = [entry] if (entry := ledger.get(int(granule))) is not None else []
-        if len(found) == 1:
-            return found[0]
-        place = self._committer.store.url
-        if found:
-            buckets = ", ".join(sorted(entry.identity.bucket for entry in found))
-            raise InvalidInputError(f"{place}: {granule!r} is in from several buckets ({buckets}): name it by its id")
-        raise NotFoundError(f"{place}: no granule {granule!r} is in; granules() lists them")
 
     def _merge(
         self, granted: Granted, plan: Plan, intent: _Intent, payloads: Mapping[int, Any], executor: Executor
@@ -197,6 +181,7 @@ class Writer:
             owners=tuple((e.id, e.shares[plan.path].intervals) for e in plan.owners),
             inserted=tuple(e.id for e in plan.inserted),
             removed=plan.removed,
+            imported=base.is_imported,
             present=tuple((e.id, e.shares[plan.path].intervals) for e in plan.present),
             block_nbytes=self._committer.options.block_nbytes,
         )

@@ -221,7 +221,7 @@ def _held_from_json(data: Mapping[str, Any]) -> dict[str, HeldGrant]:
 
 
 def _partition_to_json(partition: PartitionState) -> list[Any]:
-    return [
+    row = [
         partition.path,
         partition.commit,
         partition.rows,
@@ -230,10 +230,11 @@ def _partition_to_json(partition: PartitionState) -> list[Any]:
         {str(generation): time_text(time) for generation, time in partition.flips.items()},
         partition.dropped,
     ]
+    return [*row, partition.imported] if partition.is_imported else row
 
 
 def _partition_from_json(row: list[Any]) -> PartitionState:
-    path, commit, rows, generation, axis, flips, dropped = row
+    path, commit, rows, generation, axis, flips, dropped, *imported = row
     return PartitionState(
         path,
         commit,
@@ -242,6 +243,7 @@ def _partition_from_json(row: list[Any]) -> PartitionState:
         (axis[0], axis[1]) if axis else None,
         {int(number): parse_time(time) for number, time in flips.items()},
         dropped,
+        *imported,
     )
 
 

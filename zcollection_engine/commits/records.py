@@ -100,12 +100,15 @@ class PartitionChange:
         Smallest and greatest axis value, None without rows.
     flipped
         When, by the store's clock, the generation that this commit was based on had become visible; None for none.
+    imported
+        Whether it is taken over as it lies.
     """
 
     rows: int
     generation: int
     axis: tuple[Any, Any] | None
     flipped: datetime | None = None
+    imported: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +118,8 @@ class Commit:
     Attributes
     ----------
     operation
-        What the transaction was: "merge", "retract", "drop", "rollback", "attributes", "add" or "remove" (variables).
+        What the transaction was: "merge", "retract", "drop", "rollback", "attributes", "drift" (the policy), "add"
+        or "remove" (variables), "import".
     partitions
         New state of each partition touched; those that a granule belongs to without changing them are absent.
     granules
@@ -253,12 +257,13 @@ def _decode(body: Mapping[str, Any], name: str) -> Record:
 
 
 def _change_to_json(change: PartitionChange) -> dict[str, Any]:
-    return {
+    body = {
         "rows": change.rows,
         "generation": change.generation,
         "axis": list(change.axis) if change.axis else None,
         "flipped": time_text(change.flipped) if change.flipped else None,
     }
+    return {**body, "imported": True} if change.imported else body
 
 
 def _change_from_json(data: Mapping[str, Any]) -> PartitionChange:
@@ -269,6 +274,7 @@ def _change_from_json(data: Mapping[str, Any]) -> PartitionChange:
         data["generation"],
         (axis[0], axis[1]) if axis else None,
         parse_time(flipped) if flipped else None,
+        data.get("imported", False),
     )
 
 

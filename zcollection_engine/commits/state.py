@@ -41,6 +41,8 @@ class PartitionState:
         By generation: a time, by the store's clock, at which it was known to be visible.
     dropped
         Number of the commit that last dropped it; -1 if none did.
+    imported
+        Number of the commit that took it over as someone else wrote it; -1 if it was written by the engine.
     """
 
     path: str
@@ -50,14 +52,33 @@ class PartitionState:
     axis: tuple[Any, Any] | None
     flips: Mapping[int, datetime] = field(default_factory=dict)
     dropped: int = -1
+    imported: int = -1
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether its chunks are someone else's."""
+        return self.imported >= 0
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether its documents are someone else's, too."""
+        return self.is_imported and self.commit == self.imported
 
     def after(self, commit: int, change: PartitionChange) -> PartitionState:
         """The state after a further commit."""
         flips = {g: t for g, t in self.flips.items() if g > change.generation - _FLIPS}
         if change.flipped is not None:
             flips.setdefault(self.generation, change.flipped)
-        return replace(
-            self, commit=commit, rows=change.rows, generation=change.generation, axis=change.axis, flips=flips
+        kept = self.imported if change.generation == self.generation else -1
+        return PartitionState(
+            self.path,
+            commit,
+            change.rows,
+            change.generation,
+            change.axis,
+            flips,
+            self.dropped,
+            commit if change.imported else kept,
         )
 
 

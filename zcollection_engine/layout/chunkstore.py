@@ -12,6 +12,7 @@ import math
 import struct
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from threading import Lock
 from typing import Any
 from uuid import UUID
@@ -164,6 +165,8 @@ class ChunkStore(Store):
         Called with every chunk that was read; raises `SnapshotExpiredError` when it may be another generation's.
     folder
         Where the chunks lie below ``prefix``, if not there.
+    absent
+        Keys of chunks that are known not to be there and to stand for the fill value.
     """
 
     supports_writes: bool = True
@@ -179,6 +182,7 @@ class ChunkStore(Store):
         *,
         guard: Callable[[ObjectInfo], None] | None = None,
         folder: str = "",
+        absent: frozenset[str] = frozenset(),
     ) -> None:
         super().__init__(read_only=writer is None)
         self._objects = objects
@@ -187,6 +191,7 @@ class ChunkStore(Store):
         self._writer = writer
         self._guard = guard
         self._folder = folder
+        self._absent = absent
         self._place = "/".join(part for part in (prefix, folder) if part)
         self._fetched: dict[str, bytes] = {}
 
@@ -213,6 +218,7 @@ class ChunkStore(Store):
             None if read_only else self._writer,
             guard=self._guard,
             folder=self._folder,
+            absent=self._absent,
         )
 
     @property
@@ -238,9 +244,17 @@ class ChunkStore(Store):
         if data is None:
             if key.endswith((".json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")):
                 return None
+            if key in self._absent:
+                await asyncio.to_thread(self._check_absent, key)
+                return None
             fetched = self._fetched.pop(key, None)
             data = await asyncio.to_thread(self._read_chunk, key) if fetched is None else fetched
         return prototype.buffer.from_bytes(_cut(data, byte_range))
+
+    def _check_absent(self, key: str) -> None:
+        """Raise `SnapshotExpiredError` if a later generation took the place of this one."""
+        if self._guard is not None:
+            self._guard(ObjectInfo(self._full(key), 0, "", datetime.max.replace(tzinfo=UTC)))
 
     def _read_chunk(self, key: str) -> bytes:
         try:

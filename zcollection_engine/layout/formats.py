@@ -22,6 +22,8 @@ from zcollection_engine.schema import Schema
 #: Key spaces that generations use in turn: a retired one is used again after so many.
 SPACES = keyspaces.SPACES
 
+Layouts = Mapping[str, v2documents.ArrayLayout]
+
 #: Attribute of a Zarr v2 partition: the generation that readers see.
 GENERATION_ATTRIBUTE = "zcollection_generation"
 
@@ -50,11 +52,22 @@ class Format(Protocol):
     copies: ClassVar[bool]
 
     def render(
-        self, schema: Schema, version: Version, attributes: Mapping[str, Any] | None = None, *, immutable: bool = False
+        self,
+        schema: Schema,
+        version: Version,
+        attributes: Mapping[str, Any] | None = None,
+        *,
+        immutable: bool = False,
+        layouts: Layouts | None = None,
     ) -> dict[str, bytes]:
-        """All documents of a partition as readers see them, by key."""
+        """All documents of a partition as readers see them, by key.
 
-    def internal(self, schema: Schema, version: Version, *, immutable: bool = False) -> dict[str, bytes]:
+        ``layouts`` tells, by variable, how chunks lie that someone else wrote; only Zarr v2 has such.
+        """
+
+    def internal(
+        self, schema: Schema, version: Version, *, immutable: bool = False, layouts: Layouts | None = None
+    ) -> dict[str, bytes]:
         """The documents by which the engine itself reads and writes chunks."""
 
     def root(self, attributes: Mapping[str, Any], commit: int) -> dict[str, bytes]:
@@ -109,11 +122,19 @@ class Zarr3:
     copies: ClassVar[bool] = False
 
     def render(
-        self, schema: Schema, version: Version, attributes: Mapping[str, Any] | None = None, *, immutable: bool = False
+        self,
+        schema: Schema,
+        version: Version,
+        attributes: Mapping[str, Any] | None = None,
+        *,
+        immutable: bool = False,
+        layouts: Layouts | None = None,
     ) -> dict[str, bytes]:
         return documents.render(schema, version, attributes, immutable=immutable)
 
-    def internal(self, schema: Schema, version: Version, *, immutable: bool = False) -> dict[str, bytes]:
+    def internal(
+        self, schema: Schema, version: Version, *, immutable: bool = False, layouts: Layouts | None = None
+    ) -> dict[str, bytes]:
         return documents.render(schema, version, immutable=immutable)
 
     def root(self, attributes: Mapping[str, Any], commit: int) -> dict[str, bytes]:
@@ -181,13 +202,21 @@ class Zarr2:
     _INDEX: ClassVar[re.Pattern[str]] = re.compile(r"\d+(\.\d+)*")
 
     def render(
-        self, schema: Schema, version: Version, attributes: Mapping[str, Any] | None = None, *, immutable: bool = False
+        self,
+        schema: Schema,
+        version: Version,
+        attributes: Mapping[str, Any] | None = None,
+        *,
+        immutable: bool = False,
+        layouts: Layouts | None = None,
     ) -> dict[str, bytes]:
         told = {**(attributes or {}), GENERATION_ATTRIBUTE: version.generation}
-        return v2documents.render_v2(schema, version, told, immutable=immutable)
+        return v2documents.render_v2(schema, version, told, immutable=immutable, layouts=layouts)
 
-    def internal(self, schema: Schema, version: Version, *, immutable: bool = False) -> dict[str, bytes]:
-        return v2documents.render_v2(schema, version, immutable=immutable, published=False)
+    def internal(
+        self, schema: Schema, version: Version, *, immutable: bool = False, layouts: Layouts | None = None
+    ) -> dict[str, bytes]:
+        return v2documents.render_v2(schema, version, immutable=immutable, published=False, layouts=layouts)
 
     def root(self, attributes: Mapping[str, Any], commit: int) -> dict[str, bytes]:
         return {

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +42,14 @@ class StoredArray:
     @property
     def chunk_count(self) -> int:
         return math.prod(self.grid)
+
+    def absent_chunks(self, name: str, keys: Iterable[str]) -> Iterator[str]:
+        """Yield the keys, relative to the group, of chunks inside the shape that are not among ``keys``."""
+        present = {key for key in keys if key.startswith(f"{name}/")}
+        for index in itertools.product(*map(range, self.grid)):
+            key = f"{name}/{self.layout.separator.join(map(str, index)) or '0'}"
+            if key not in present:
+                yield key
 
     def count_chunks(self, name: str, keys: Iterable[str]) -> int:
         """Count the chunks inside the shape among keys relative to the group."""

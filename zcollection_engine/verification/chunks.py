@@ -145,11 +145,13 @@ def bad_copy(path: str, chunk: Chunk, listed: Mapping[str, ObjectInfo], store: O
     )
 
 
-def absent(path: str, chunks: Sequence[Chunk], listed: Mapping[str, ObjectInfo]) -> Iterator[Finding]:
-    """Yield findings for the chunks that a listing lacks, or shows as too short to hold anything."""
+def absent(
+    path: str, chunks: Sequence[Chunk], listed: Mapping[str, ObjectInfo], *, marked: bool = True
+) -> Iterator[Finding]:
+    """Yield findings for the chunks that a listing lacks, or, if they bear our mark, shows as too short for it."""
     for chunk in chunks:
         info = listed.get(f"{path}/{chunk.name}")
         if info is None:
             yield missing(path, chunk)
-        elif info.size <= _FRAME:
+        elif marked and info.size <= _FRAME:
             yield damaged(path, chunk, f"has only {info.size} bytes")

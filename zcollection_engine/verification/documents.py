@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Any
@@ -13,6 +14,7 @@ from zcollection_engine.config import CollectionConfig
 from zcollection_engine.errors import FormatError
 from zcollection_engine.layout.documents import COMMIT_ATTRIBUTE, Version, dump
 from zcollection_engine.layout.formats import Format, format_of
+from zcollection_engine.layout.v2documents import ArrayLayout
 from zcollection_engine.schema import Schema
 from zcollection_engine.verification.logview import LogView, PartitionView
 from zcollection_engine.verification.report import Code, Finding
@@ -27,6 +29,25 @@ class Role(Enum):
     FIXED = auto()  # written once, the same whoever writes it
     CONFIG = auto()  # the configuration as of a commit
     ROOT = auto()  # the summary
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """Documents of someone else, taken over as they lay.
+
+    Attributes
+    ----------
+    digest
+        SHA-256 of the group's.
+    layouts
+        Of the arrays.
+    stays
+        Whether they still are what is expected.
+    """
+
+    digest: str | None
+    layouts: Mapping[str, ArrayLayout]
+    stays: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +68,8 @@ class Expected:
         Whether it is known that readers were shown this version.
     required
         Whether its absence is damage.
+    taken
+        What was taken over in its place, if anything was.
     """
 
     key: str
@@ -57,6 +80,11 @@ class Expected:
     partition: str
     published: bool
     required: bool
+    taken: Taken | None = None
+
+    def is_taken(self, data: bytes) -> bool:
+        """Whether these are the bytes that were taken over."""
+        return self.taken is not None and self.taken.digest == hashlib.sha256(data).hexdigest()
 
 
 def of_partition(view: LogView, partition: PartitionView) -> tuple[list[Expected], list[Expected]]:
@@ -64,15 +92,24 @@ def of_partition(view: LogView, partition: PartitionView) -> tuple[list[Expected
     path = partition.state.path
     own: list[Expected] = []
     above: list[Expected] = []
+    document = f"{path}/{view.format.document}"
+    taken = _taken(view, document, stays=partition.state.is_untouched)
     for key, body in view.partition_documents(partition.state).items():
         if key.startswith(f"{path}/"):
             name = key.removeprefix(f"{path}/")
             role = _role(view.format, name)
             version = None if role is Role.FIXED else partition.version
-            own.append(Expected(key, name, body, role, version, path, partition.published, partition.published))
+            shown = partition.published or partition.state.is_untouched
+            own.append(Expected(key, name, body, role, version, path, shown, shown, taken))
         else:
             above.append(Expected(key, key, body, Role.FIXED, None, "", partition.published, partition.published))
     return sorted(own, key=lambda e: (e.role is not Role.GROUP, e.key)), above
+
+
+def _taken(view: LogView, key: str, *, stays: bool) -> Taken | None:
+    """What was taken over at a group's document and below; None if it is our own."""
+    found = view.taken(key)
+    return None if found is None else Taken(found.digest, found.lying.layouts, stays)
 
 
 def _role(layout: Format, name: str) -> Role:
@@ -87,14 +124,18 @@ def of_collection(view: LogView) -> list[Expected]:
     Configuration and root may lag behind partitions that are known to be published; they never are known to be.
     """
     begun = view.commit >= 0
-    config, root = Version(view.configured, 0, 0), Version(view.commit, 0, 0)
+    config, root = Version(-1 if view.is_config_imported else view.configured, 0, 0), Version(view.commit, 0, 0)
     fixed = view.fixed_documents().items()
     key, body = view.config_document()
     return [
         Expected(key, key, body, Role.CONFIG, config, "", False, begun),
-        *(Expected(key, key, body, Role.FIXED, None, "", begun, begun) for key, body in fixed),
+        *(_of_fixed(view, key, body, begun=begun) for key, body in fixed),
         *(_of_root(view.format, key, body, root, begun=begun) for key, body in view.root_documents().items()),
     ]
+
+
+def _of_fixed(view: LogView, key: str, body: bytes, *, begun: bool) -> Expected:
+    return Expected(key, key, body, Role.FIXED, None, "", begun, begun, _taken(view, key, stays=True))
 
 
 def _of_root(layout: Format, key: str, body: bytes, version: Version, *, begun: bool) -> Expected:
@@ -118,14 +159,26 @@ def judge(schemas: Iterable[Schema], expected: Expected, found: bytes | None) ->
     """
     if found == expected.body:
         return None
+    if found is not None and expected.taken is not None and expected.taken.stays and expected.is_taken(found):
+        return None
     if found is None:
         return _finding(expected, Code.MISSING if expected.required else Code.UNPUBLISHED, "it is not there")
     known = iter(schemas)
     present = next(known)
+    if format_of(present).is_constant(expected.key) and _same_json(found, expected.body):
+        return None
     shown = read_back(itertools.chain([present], known), expected, found)
     if expected.version is None or shown is None:
         return _finding(expected, Code.DAMAGED, "its bytes are none that publication writes")
     return _compare(format_of(present), expected, expected.version, shown)
+
+
+def _same_json(found: bytes, wanted: bytes) -> bool:
+    """Whether a document that never changes was only spelt otherwise, by whoever wrote it first."""
+    try:
+        return bool(json.loads(found) == json.loads(wanted))
+    except (ValueError, RecursionError):
+        return False
 
 
 def _compare(layout: Format, expected: Expected, wanted: Version, shown: Version) -> Finding:
@@ -158,13 +211,17 @@ def read_back(schemas: Iterable[Schema], expected: Expected, data: bytes) -> Ver
         if expected.role is Role.CONFIG:
             check_config(layout, data, expected.key)
             return Version(commit, 0, 0)
+        if expected.is_taken(data) or (expected.taken is not None and expected.role is Role.ARRAY and commit < 0):
+            return Version(commit, 0, 0)
         versions = list(layout.shown_by(document, commit))
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, FormatError):
         return None
-    for schema in known:
-        for version, attributes in versions:
-            if layout.render(schema, version, attributes).get(expected.name) == data:
-                return version
+    ways: list[Mapping[str, ArrayLayout] | None] = [None] if expected.taken is None else [None, expected.taken.layouts]
+    pairs = [(schema, version, attributes) for schema in known for version, attributes in versions]
+    for schema, version, attributes in pairs:
+        rendered = (layout.render(schema, version, attributes, layouts=way).get(expected.name) for way in ways)
+        if any(body == data for body in rendered):
+            return version
     return None
 
 

@@ -19,11 +19,12 @@ from zcollection_engine.commits.log import FOLDER
 from zcollection_engine.commits.state import CollectionState, HeldGrant, PartitionState
 from zcollection_engine.config import CONFIGS, CollectionConfig, StoredConfig, config_document, load_config
 from zcollection_engine.errors import FormatError, NotFoundError
+from zcollection_engine.foreign import ForeignGroup, lying_of, resolve_foreign
 from zcollection_engine.granules.conform import immutable_digest
 from zcollection_engine.identity import GranuleEntry
 from zcollection_engine.layout.documents import Version
 from zcollection_engine.layout.formats import Format, format_of
-from zcollection_engine.layout.partitionstore import immutable_store
+from zcollection_engine.layout.partitionstore import AsItLies, immutable_store
 from zcollection_engine.opening import open_collection
 from zcollection_engine.publication import STAGED, Publisher
 from zcollection_engine.schema import Schema, Variable
@@ -168,16 +169,40 @@ class LogView:
 
     def partition_documents(self, partition: PartitionState) -> dict[str, bytes]:
         """Documents of a partition, of its arrays and of the groups above it, by key below the collection."""
+        if partition.is_untouched:
+            name = self.format.document
+            return {f"{partition.path}/{name}": self._publisher(self.store).render(partition)[name]}
         return self._written(lambda publisher: publisher.publish(partition, arrays=True))
+
+    def lying(self, partition: PartitionState) -> AsItLies | None:
+        """How a partition lies that was taken over; None for one of our own."""
+        return lying_of(self.store, self.config.imported, partition.path, imported=partition.is_imported)
+
+    def taken(self, key: str) -> ForeignGroup | None:
+        """The group whose document was taken over at a key; None if there was none."""
+        path, _, name = key.rpartition("/")
+        if self.config.imported is None or name != self.format.document:
+            return None
+        return resolve_foreign(self.store, self.config.imported).groups.get(path)
+
+    @property
+    def is_config_imported(self) -> bool:
+        """Whether readers are shown the configuration that was taken over."""
+        return self.config.imported is not None and self.configured == 0
 
     def config_document(self) -> tuple[str, bytes]:
         """Key and bytes of the configuration as readers see it."""
-        return config_document(self.config, self.configured)
+        key, body = config_document(self.config, self.configured)
+        if self.is_config_imported and self.config.imported is not None:
+            body = resolve_foreign(self.store, self.config.imported).config.encode()
+        return key, body
 
     def fixed_documents(self) -> dict[str, bytes]:
         """Documents of the variables without the partitioned dimension: written once, by the first configuration."""
         found = self._written(lambda publisher: publisher.publish_config(self._first, 0))
         del found[self.config_document()[0]]
+        if self.config.imported is not None:
+            return {key: body for key, body in found.items() if self.taken(key) is not None}
         return found
 
     def root_documents(self) -> dict[str, bytes]:
@@ -187,8 +212,12 @@ class LogView:
 
     def immutable_chunks(self, path: str | None = None) -> ChunkReader:
         """A reader of the variables without the partitioned dimension, where readers find them, or at ``path``."""
-        found = immutable_store(self.store, self._first.schema, path=path)
+        found = immutable_store(self.store, self._first.schema, path=path, lying=self.lying_immutable())
         return ChunkReader(found, self.format.immutable if path is None else path)
+
+    def lying_immutable(self) -> AsItLies | None:
+        """How the variables without the partitioned dimension lie, if they were taken over."""
+        return lying_of(self.store, self.config.imported, self.format.immutable, imported=True)
 
     def is_immutable(self, variable: Variable, values: npt.NDArray[Any]) -> bool:
         """Tell whether these are the values that the collection was created with."""
@@ -221,11 +250,14 @@ class LogView:
             except FormatError:
                 continue  # of an attempt that nothing names; the one in force was read already
 
+    def _publisher(self, store: ObjectStore) -> Publisher:
+        return Publisher(store, self.config, self._creation, self.store)
+
     def _written(self, publish: Callable[[Publisher], Any]) -> dict[str, bytes]:
         """Return what a publisher writes that finds nothing."""
         scratch = MemoryStore(f"memory://expected/{uuid.uuid4().hex}")
         try:
-            publish(Publisher(scratch, self.config, self._creation))
+            publish(self._publisher(scratch))
             return {info.key: scratch.get(info.key).data for info in scratch.list()}
         finally:
             scratch.clear()

@@ -13,7 +13,7 @@ from zcollection_engine.errors import InvalidInputError, NotFoundError
 from zcollection_engine.identity import GranuleEntry
 from zcollection_engine.layout.documents import Version
 from zcollection_engine.layout.inventory import PartitionInventory
-from zcollection_engine.layout.partitionstore import partition_store
+from zcollection_engine.layout.partitionstore import AsItLies, partition_store
 from zcollection_engine.schema import Schema, Variable
 from zcollection_engine.stores.base import ObjectInfo, ObjectStore
 from zcollection_engine.verification import documents as docs
@@ -214,14 +214,15 @@ class _Verification:
         return list(self._pool.map(body, [e.key for e in expected]))
 
     def _chunks_of(self, seen: PartitionView, found: _Found) -> None:
-        path = seen.state.path
-        chunks = [c for v in self._schema.row_variables for c in expected_chunks(self._schema, v, seen.version)]
+        path, lying = seen.state.path, self._view.lying(seen.state)
+        chunks = _chunks_in(self._schema, self._schema.row_variables, seen.version, lying)
         listed = self._listed(path)
+        schema = self._schema if lying is None else lying.schema(self._schema)
         found.stray(
-            strays.in_partition(PartitionInventory(self._schema, seen.version, self._view.config.retired), path, listed)
+            strays.in_partition(PartitionInventory(schema, seen.version, self._view.config.retired), path, listed)
         )
         found.counts += Counts(chunks=len(chunks))
-        missing = list(absent(path, chunks, listed))
+        missing = list(absent(path, chunks, listed, marked=lying is None))
         found.findings += missing
         if self._is_shown(seen, found):
             found.findings += self._copies(path, chunks, listed)
@@ -243,7 +244,8 @@ class _Verification:
 
     def _decode(self, seen: PartitionView, found: _Found, chunks: Sequence[Chunk], present: Sequence[Chunk]) -> None:
         path, schema = seen.state.path, self._schema
-        reader = ChunkReader(partition_store(self._view.store, path, schema, seen.version), path)
+        lying = self._view.lying(seen.state)
+        reader = ChunkReader(partition_store(self._view.store, path, schema, seen.version, lying=lying), path)
         reader.open(schema.row_variables)
         undecodable, pieces = decode_all(reader, schema, present, self._pool)
         rows = Rows(
@@ -269,13 +271,14 @@ class _Verification:
     def _immutable(self, found: _Found) -> None:
         """Check the values of the variables without the partitioned dimension against the log's digests."""
         schema, version, folder = self._schema, Version(0, 0, 0), self._view.format.immutable
-        chunks = [c for v in schema.immutable_variables for c in expected_chunks(schema, v, version)]
+        lying = self._view.lying_immutable()
+        chunks = _chunks_in(schema, schema.immutable_variables, version, lying)
         found.explained |= {f"{folder}/{c.name}" for c in chunks}
         if any(
             f.key == f"{folder}/{self._view.format.document}" and f.code is Code.UNPUBLISHED for f in found.findings
         ):
             return  # the group's document comes last
-        missing = list(absent(folder, chunks, self._listed(folder)))
+        missing = list(absent(folder, chunks, self._listed(folder), marked=lying is None))
         found.findings += missing
         found.counts += Counts(chunks=len(chunks))
         if self._chunks != "decode":
@@ -303,6 +306,15 @@ class _Verification:
         return strays.outside(
             self._schema, view.config.partitioning, view.store.list(), known=view.paths(), explained=explained
         )
+
+
+def _chunks_in(schema: Schema, variables: Sequence[Variable], version: Version, lying: AsItLies | None) -> list[Chunk]:
+    """All chunks of some arrays that should be there, with the variables as the collection has them."""
+    if lying is None:
+        return [chunk for v in variables for chunk in expected_chunks(schema, v, version)]
+    here = lying.schema(schema)
+    found = (chunk for v in variables for chunk in expected_chunks(here, here[v.path], version))
+    return [chunk for chunk in found if chunk.name not in lying.absent]
 
 
 def _lost(entry: GranuleEntry) -> Finding:
