@@ -250,6 +250,7 @@ class CollectionSettings(Section):
             missing_chunks=self.granule.missing_chunks,
             times=tuple(times),
             max_nbytes=self.granule.max_mb * 1_000_000,
+            flat=self.zarr_format == 2,
         )
 
     @model_validator(mode="after")

@@ -73,6 +73,12 @@ def prepare(
     if config.drift.immutable != "keep":
         _compare_immutable(fitted, config.schema, immutable)
     axis = fitted.variables[config.schema.axis].values
+    if axis.dtype.kind == "f" and not np.isfinite(axis).all():
+        raise InvalidGranuleError(
+            f"{granule.name}: the axis {config.schema.axis!r} holds {axis[~np.isfinite(axis)][0]}: no place for a row;"
+            " drop those rows",
+            reason="axis_not_finite",
+        )
     split = config.partitioning.split({p: fitted.variables[p].values for p in config.partitioning.variables})
     shares = {path: Share(len(rows), config.strategy.intervals(axis[rows])) for path, rows in split.items()}
     ruled = config.precedence.of(identity.key, granule.attributes)

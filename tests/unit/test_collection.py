@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.engine_support import DAY_16, DAY_17, HOUR, FakeClock, heights, rows_of, small_schema, times
-from zcollection_engine import Collection, create_collection, open_collection
+from zcollection_engine import Collection, create_collection, open_collection, schema_of
 from zcollection_engine.commits.log import record_key
 from zcollection_engine.errors import (
     ConflictError,
@@ -538,3 +538,14 @@ def test_the_root_tells_what_the_collection_covers(store: MemoryStore) -> None:
     assert attributes["time_coverage_end"] == "2023-12-17T00:00:00Z"
     partition = json.loads(store.get(f"{DAY_16}/zarr.json").data)["attributes"]
     assert partition["time_coverage_end"] == "2023-12-16T00:00:01Z"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_axis_that_orders_no_rows_is_refused(store: MemoryStore, value: float) -> None:
+    dataset = xr.Dataset({"height": ("level", [1.0, 2.0])}, {"level": ("level", [0.5, 1.5])})
+    dataset["cycle"] = ("level", np.array([1, 1]))
+    collection = create_collection(store, schema_of(dataset, "level"), SequencePartitioning(("cycle",)))
+    with pytest.raises(InvalidGranuleError, match=f"'level' holds {value}") as caught:
+        collection.insert(dataset.assign_coords(level=[0.5, value]))
+    assert caught.value.code == "axis_not_finite"
+    assert collection.partitions() == []

@@ -43,6 +43,8 @@ class GranuleSpec:
     max_nbytes
         Bytes that the values taken from one granule may need in memory (`zcollection_engine.granules.limits` tells how
         they are counted). A granule that declares more is refused before any of them is read.
+    flat
+        Join the groups of a collection path by "_" ("ku_range_ocean"): Zarr v2 collections have no nested groups.
     """
 
     axis: str
@@ -55,6 +57,7 @@ class GranuleSpec:
     marker: str = ""
     missing_chunks: Literal["reject", "fill"] = "reject"
     max_nbytes: int = 1 << 32
+    flat: bool = False
 
     def is_marker(self, key: str) -> bool:
         """Tell whether an object marks the Zarr directory that holds it as complete."""

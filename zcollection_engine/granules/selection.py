@@ -126,7 +126,8 @@ class Selection:
         return Names(variables, attributes)
 
     def _target(self, path: str) -> str:
-        return self.spec.rename.get(path, path)
+        target = self.spec.rename.get(path, path)
+        return target.replace("/", "_") if self.spec.flat else target
 
 
 def _check_targets(origins: list[tuple[str, str]], name: str) -> None:
