@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ import numpy.typing as npt
 from zcollection_engine.clock import Clock, SystemClock
 from zcollection_engine.collection import Collection
 from zcollection_engine.commits.grants import GrantCheck, Granted
+from zcollection_engine.commits.log import record_key
 from zcollection_engine.commits.opening import load_state
 from zcollection_engine.commits.records import EVERYTHING, Commit, PartitionChange
 from zcollection_engine.commits.state import PartitionState
@@ -35,6 +37,7 @@ from zcollection_engine.layout.partitionstore import AsItLies, immutable_store, 
 from zcollection_engine.merging import TimeSeries
 from zcollection_engine.opening import create_collection, open_collection
 from zcollection_engine.partitioning import partitioning_from_json
+from zcollection_engine.reading import SnapshotGuard
 from zcollection_engine.retargeting import Retarget, retarget
 from zcollection_engine.rowblocks import block_rows
 from zcollection_engine.schema import Variable
@@ -117,12 +120,21 @@ class _Source:
     lying: Mapping[str, AsItLies] = field(default_factory=dict)
     granules: tuple[GranuleEntry, ...] = ()
     lost: tuple[str, ...] = ()
-    is_foreign: bool = False
+    seen: tuple[int, datetime] | None = None
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether there is no log, so that nothing tells when a chunk was written again."""
+        return self.seen is None
 
     def rows_of(self, partition: PartitionState) -> ChunkStore:
+        """The partition as it was when the source was opened; reading raises `SnapshotExpiredError` if it is gone."""
+        path, schema = partition.path, self.config.schema
         version = Version(partition.commit, partition.generation, partition.rows)
-        lying = self.lying.get(partition.path)
-        return partition_store(self.store, partition.path, self.config.schema, version, lying=lying)
+        guard = None
+        if self.seen is not None:
+            guard = SnapshotGuard(self.store, path, format_of(schema).overwritten_by(partition.generation), *self.seen)
+        return partition_store(self.store, path, schema, version, guard=guard, lying=self.lying.get(path))
 
     def fixed(self) -> dict[str, Values]:
         """Values of the variables without the partitioned dimension."""
@@ -210,6 +222,7 @@ def _open_source(store: ObjectStore) -> _Source:
     except NotFoundError:
         return _scanned(store)
     state, config = view.state, view.config
+    taken = store.head(record_key(state.number)).modified
     partitions = tuple(state.partitions[p.path] for p in view.partitions())
     fixed = config.imported is not None and bool(config.schema.immutable_variables)
     folder = format_of(config.schema).immutable
@@ -218,7 +231,7 @@ def _open_source(store: ObjectStore) -> _Source:
     owned = {p.path: {e.id for e in state.ledger.owners(p.path)} for p in partitions}
     granules = tuple(_living(entry, owned) for entry in state.ledger)
     lying = {path: found for path, found in lies.items() if found is not None}
-    return _Source(store, config, partitions, lying, granules, (_HISTORY,))
+    return _Source(store, config, partitions, lying, granules, (_HISTORY,), (state.number, taken))
 
 
 def _living(entry: GranuleEntry, owned: Mapping[str, set[int]]) -> GranuleEntry:
@@ -239,7 +252,7 @@ def _scanned(store: ObjectStore) -> _Source:
     groups = partitions if tree.immutable is None else (*partitions, tree.immutable)
     lying = {group.path: _lying(group, tree.translation.layouts) for group in groups}
     states = tuple(PartitionState(p.path, 0, p.rows, 0, p.axis) for p in partitions)
-    return _Source(store, config, states, lying, is_foreign=True)
+    return _Source(store, config, states, lying)
 
 
 def _lying(group: ImportedPartition, known: Mapping[str, Any]) -> AsItLies:
