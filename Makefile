@@ -33,6 +33,17 @@ explore: SEED ?= 0
 explore: $(INSTALLED) ## the engine under N random schedules from SEED on, on all cores (minutes)
 	@$(BIN)/python -m tests.exploration $(N) --seed $(SEED) $(ARGS)
 
+.PHONY: test-long
+test-long: $(INSTALLED) ## the tests of merging with many more examples (an hour and more)
+	@HYPOTHESIS_PROFILE=long $(BIN)/pytest tests/unit/test_merging*.py tests/unit/test_strategies_engine.py \
+		tests/unit/test_planning.py tests/unit/test_collection_machine.py $(ARGS)
+
+.PHONY: fuzz
+fuzz: N ?= 20000
+fuzz: SEED ?= 0
+fuzz: $(INSTALLED) ## N damaged granules through the reader, in processes of their own (minutes)
+	@$(BIN)/python -m tests.fuzz $(N) --seed $(SEED) $(ARGS)
+
 lint: $(INSTALLED) ## style, types and import contracts
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -49,6 +60,7 @@ lock: $(INSTALLED) ## resolve pyproject.toml again, to the newest versions, for 
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check uv
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras --no-emit-index-url \
 		--no-emit-find-links --custom-compile-command 'make lock' pyproject.toml --output-file $(LOCK)
+	$(BIN)/python -m tests.environments
 
 clean: ## remove caches, build products and the demo's folder
 	rm -rf build dist *.egg-info demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

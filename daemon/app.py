@@ -132,12 +132,14 @@ def _source(
             await asyncio.to_thread(documents.write_unknown, name, body, reason)
 
         return SqsSource(source.label, queue, on_unknown=keep)
+    specs = [collection.granule_spec for collection in settings.collections]
     return WatchSource(
         source.label,
         open_store(source.url, settings.storage_options),
         interval_seconds=source.interval_seconds,
         settle_seconds=source.effective_settle_seconds,
         known=pipeline.knows,
+        is_marker=lambda key: any(spec.is_marker(key) for spec in specs),
     )
 
 

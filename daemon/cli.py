@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from daemon import cli_collections, cli_history, cli_import
+from daemon import cli_collections, cli_history, cli_import, cli_retract
 from daemon.cli_shared import PROGRAM, AsJson, exit_codes, load, show
 
 app = typer.Typer(
@@ -136,6 +136,7 @@ for _command, _short_help in (
     (cli_history.history, "Commits of a collection."),
     (cli_history.diff, "What is different between two commits."),
     (cli_history.rollback, "Give a collection back the content it had."),
+    (cli_retract.retract, "Take granules out of a collection."),
     (cli_collections.check, "Whether a store is fit for several writers."),
     (cli_collections.verify, "Whether a collection is what its commit log says."),
     (cli_collections.repair, "Undo what a crash or a damaged file left."),

@@ -96,6 +96,7 @@ class Place:
             grant_seconds=self.settings.grant_ttl_seconds,
             reader_grace=timedelta(seconds=self.settings.reader_grace_seconds),
             single_writer=self.settings.single_writer,
+            block_nbytes=self.settings.rewrite_memory_mb * 1_000_000,
         )
 
 

@@ -16,11 +16,11 @@ from distributed import Client, LocalCluster
 from daemon import tasks
 from daemon.errors import ClusterUnavailableError
 from daemon.settings_sections import DaskSettings
-from daemon.sources.base import ObjectRef
-from daemon.tasks import Proposal, ReadRequest
+from daemon.tasks import Founding, Proposal, ReadRequest
 from daemon.worker_logs import WorkerLogs
 from zcollection_engine.config import CollectionRef
-from zcollection_engine.errors import EngineError, NotFoundError
+from zcollection_engine.errors import NotFoundError
+from zcollection_engine.granules.additions import Addition
 from zcollection_engine.granules.model import GranuleSpec
 from zcollection_engine.identity import GranuleEntry
 from zcollection_engine.jobs import JobResult, PartitionJob
@@ -97,14 +97,21 @@ class DaskCompute:
     ) -> None:
         await self._close()
 
-    async def read(self, request: ReadRequest, collection: CollectionRef) -> Reading:
+    async def read(self, request: ReadRequest, collection: CollectionRef) -> Reading | Addition:
         """Read and check a granule on a worker; raises the error that `daemon.tasks.read_granule` returns."""
-        future = self._submit(tasks.read_granule, request, collection)
-        return Reading(_unwrap(await self._submit(tasks.entry_of, future)), future)
+        found: Reading | Addition = await self._reading(self._submit(tasks.read_granule, request, collection))
+        return found
 
-    async def propose(self, request: ReadRequest, chunk_rows: int | None) -> Proposal:
+    async def reread(
+        self, entry: GranuleEntry, spec: GranuleSpec, storage: StorageOptions, collection: CollectionRef
+    ) -> Reading:
+        """Read a granule that is in again on a worker; raises what `zcollection_engine.sources.read_again` raises."""
+        reading: Reading = await self._reading(self._submit(tasks.reread_granule, entry, spec, storage, collection))
+        return reading
+
+    async def propose(self, request: ReadRequest, founding: Founding) -> Proposal:
         """Infer a schema from a granule on a worker."""
-        proposal: Proposal = _unwrap(await self._submit(tasks.propose, request, chunk_rows))
+        proposal: Proposal = _unwrap(await self._submit(tasks.propose, request, founding))
         return proposal
 
     def executor(self, collection: CollectionRef, spec: GranuleSpec, storage: StorageOptions) -> DaskExecutor:
@@ -122,6 +129,10 @@ class DaskCompute:
         if self._loop is None:
             raise RuntimeError("the cluster is used before it was entered")
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    async def _reading(self, future: Any) -> Any:
+        found = _unwrap(await self._submit(tasks.entry_of, future))
+        return Reading(found, future) if isinstance(found, GranuleEntry) else found
 
     def _submit(self, function: Any, *args: Any) -> Any:
         key = f"{function.__name__}-{next(self._numbers)}"
@@ -162,18 +173,8 @@ class DaskExecutor:
     async def _reread(self, entries: Sequence[GranuleEntry]) -> dict[int, Reading]:
         found = {}
         for entry in entries:
-            ref = ObjectRef(entry.url, entry.identity.bucket, entry.identity.key)
-            request = ReadRequest(ref, self._spec, self._storage)
             try:
-                reading = await self._compute.read(request, self._collection)
+                found[entry.id] = await self._compute.reread(entry, self._spec, self._storage, self._collection)
             except NotFoundError as error:
-                _log.warning("source of a granule is gone", granule=entry.identity.key, reason=str(error))
-                continue
-            except EngineError as error:
-                if not isinstance(error, ValueError):
-                    raise
-                _log.warning("source of a granule is no longer good", granule=entry.identity.key, reason=str(error))
-                continue
-            if reading.entry.id == entry.id:
-                found[entry.id] = reading
+                _log.warning("rows do not come back", granule=entry.identity.key, reason=str(error))
         return found

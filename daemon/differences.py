@@ -11,7 +11,17 @@ from typing import Any
 from rich.console import Console
 
 from daemon.redaction import redact_text
-from daemon.rendering import NAMES_SHOWN, ROWS_SHOWN, iso, make_table, print_table, short, styled
+from daemon.rendering import (
+    NAMES_SHOWN,
+    ROWS_SHOWN,
+    granule_json,
+    iso,
+    make_table,
+    print_granules,
+    print_table,
+    short,
+    styled,
+)
 from zcollection_engine.amendments import can_go_back
 from zcollection_engine.collection import Collection
 from zcollection_engine.commits.opening import Moment
@@ -112,8 +122,8 @@ class DiffReport:
                 {"path": path, "before": _partition_json(before), "after": _partition_json(after)}
                 for path, (before, after) in self.partitions.items()
             ],
-            "granules_in": [_granule_json(entry) for entry in self.came],
-            "granules_out": [_granule_json(entry) for entry in self.went],
+            "granules_in": [granule_json(entry) for entry in self.came],
+            "granules_out": [granule_json(entry) for entry in self.went],
             "attributes": [
                 {
                     "variable": change.variable or None,
@@ -237,19 +247,14 @@ def _partition_json(partition: PartitionState | None) -> dict[str, Any] | None:
     return {"rows": partition.rows, "generation": partition.generation, "commit": partition.commit}
 
 
-def _granule_json(entry: GranuleEntry) -> dict[str, Any]:
-    shares = {path: share.rows for path, share in entry.shares.items()}
-    return {"id": str(entry.id), "bucket": entry.identity.bucket, "key": entry.identity.key, "rows": shares}
-
-
 def render_diff(report: DiffReport, console: Console) -> None:
     """Print what is different for people."""
     console.print(styled(report.url, "bold"), soft_wrap=True)
     console.print(f"  {'from':<13}{report.before}")
     console.print(f"  {'to':<13}{report.after}")
     _print_partitions(report, console)
-    _print_granules("Granules in", report.came, console)
-    _print_granules("Granules out", report.went, console)
+    print_granules("Granules in", report.came, console)
+    print_granules("Granules out", report.went, console)
     _print_attributes(report.attributes, console)
     if report.is_empty:
         console.print("\nNo difference.")
@@ -285,14 +290,6 @@ def _change(before: PartitionState | None, after: PartitionState | None) -> str:
     if after is None:
         return "emptied"
     return "appended" if before.generation == after.generation and before.rows < after.rows else "rewritten"
-
-
-def _print_granules(title: str, entries: Sequence[GranuleEntry], console: Console) -> None:
-    numbers = ("Rows", "Partitions")
-    table = make_table(title, "Key", *numbers, right=numbers)
-    for entry in islice(entries, ROWS_SHOWN):
-        table.add_row(styled(entry.identity.key), f"{entry.rows:,}", f"{len(entry.shares):,}")
-    print_table(table, len(entries), console)
 
 
 def _print_attributes(changes: Sequence[AttributeChange], console: Console) -> None:

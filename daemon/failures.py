@@ -9,7 +9,13 @@ from enum import StrEnum
 from distributed.client import FutureCancelledError
 from distributed.scheduler import KilledWorker
 
-from zcollection_engine.errors import EmptyGranuleError, EngineError, InvalidInputError, NotFoundError
+from zcollection_engine.errors import (
+    EmptyGranuleError,
+    EngineError,
+    InvalidInputError,
+    NotFoundError,
+    SchemaChangedError,
+)
 
 
 class Kind(StrEnum):
@@ -18,6 +24,7 @@ class Kind(StrEnum):
     SKIP = "skip"
     QUARANTINE = "quarantine"
     RETRY = "retry"
+    AGAIN = "again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +34,7 @@ class Failure:
     Attributes
     ----------
     kind
-        Skip, quarantine, or try again.
+        Skip, quarantine, try again after a pause, or try again at once since nothing is wrong with the granule.
     reason
         A stable code.
     message
@@ -55,7 +62,8 @@ def judge(error: BaseException) -> Failure:
             return Failure(Kind.QUARANTINE, error.code, error.message, error)
         case EngineError():
             reason = "missing" if isinstance(error, NotFoundError) else error.code
-            return Failure(Kind.RETRY, reason, error.message, error)
+            kind = Kind.AGAIN if isinstance(error, SchemaChangedError) else Kind.RETRY
+            return Failure(kind, reason, error.message, error)
         case KilledWorker():
             # Not proven yet: Dask blames everything that the worker had before it, and someone else may have killed it.
             return Failure(

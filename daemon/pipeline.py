@@ -13,7 +13,7 @@ from typing import Protocol
 
 import structlog
 
-from daemon.compute import DaskCompute
+from daemon.compute import DaskCompute, Reading
 from daemon.errors import SourceUnavailableError
 from daemon.failures import Failure, Kind, judge, spent
 from daemon.journal import Entry, Journal, State
@@ -25,6 +25,7 @@ from daemon.settings_sections import RetrySettings
 from daemon.settled import SettledDocuments
 from daemon.sources.base import Delivery, ObjectRef, Source
 from daemon.target import Target
+from zcollection_engine.collection import Collection
 from zcollection_engine.errors import EngineError
 from zcollection_engine.identity import GranuleIdentity
 from zcollection_engine.planning import Verdict
@@ -231,6 +232,10 @@ class Pipeline:
                 await self._ingest(work)
             except Exception as error:  # noqa: BLE001 - judged here, the one place that decides about a granule
                 failure = judge(error)
+                if failure.kind is Kind.AGAIN:
+                    work.entry = replace(work.entry, attempts=attempts - 1)
+                    _log.info("will be fitted again", reason=failure.message)
+                    continue
                 if failure.kind is Kind.RETRY and attempts >= self._retry.max_attempts:
                     failure = spent(failure, attempts)
                 if failure.kind is not Kind.RETRY:
@@ -247,8 +252,7 @@ class Pipeline:
         target = work.target
         collection = await target.require(self._compute, work.ref)
         scheduler = self._lanes[target.name].scheduler
-        with scheduler.reading():
-            reading = await self._compute.read(target.request(work.ref), collection.ref)
+        reading = await self._read(work, collection)
         entry = reading.entry
         with context(partitions=sorted(entry.shares)):
             verdict, commit = await scheduler.merge(Offer(entry, reading))
@@ -263,6 +267,18 @@ class Pipeline:
                 return
             self._note(work, State.COMMITTED, "", "")
             _log.info("visible", commit=commit, rows=entry.rows, seconds=work.entry.latency)
+
+    async def _read(self, work: Work, collection: Collection) -> Reading:
+        """Read a granule, after the collection got the variables that it brings, if it is to have such."""
+        target = work.target
+        scheduler = self._lanes[target.name].scheduler
+        while True:
+            with scheduler.reading():
+                found = await self._compute.read(target.request(work.ref), collection.ref)
+            if isinstance(found, Reading):
+                return found
+            async with scheduler.paused():
+                await target.add(found, work.ref)
 
     def _identify(self, work: Work, found: GranuleIdentity) -> None:
         """Go on under the identity that the reading told; the event may have told another one, or part of it."""

@@ -1,18 +1,22 @@
-"""What the reports on a terminal have in common: console, tables, texts that others wrote, and times."""
+"""What the reports on a terminal have in common: console, tables, granules, texts that others wrote, and times."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Literal, TextIO
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from zcollection_engine.identity import GranuleEntry
 
 #: Rows of a table for people; machines get all.
 ROWS_SHOWN = 50
@@ -58,6 +62,21 @@ def print_table(table: Table, total: int, console: Console) -> None:
     console.print(table)
     if total > table.row_count:
         console.print(f"  and {total - table.row_count:,} more: --json prints all")
+
+
+def print_granules(title: str, entries: Sequence[GranuleEntry], console: Console) -> None:
+    """Print a table of granules."""
+    numbers = ("Rows", "Partitions")
+    table = make_table(title, "Key", *numbers, right=numbers)
+    for entry in islice(entries, ROWS_SHOWN):
+        table.add_row(styled(entry.identity.key), f"{entry.rows:,}", f"{len(entry.shares):,}")
+    print_table(table, len(entries), console)
+
+
+def granule_json(entry: GranuleEntry) -> dict[str, Any]:
+    """Return a granule for machines; the id is a text, since it has 64 bits."""
+    shares = {path: share.rows for path, share in entry.shares.items()}
+    return {"id": str(entry.id), "bucket": entry.identity.bucket, "key": entry.identity.key, "rows": shares}
 
 
 def printable(text: str) -> str:

@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from daemon.sources.base import ObjectRef, locate
+from daemon.sources.base import ObjectRef
+from zcollection_engine.stores.resolve import locate
 
 #: Names that fsspec and its kin use for one and the same store.
 _SCHEMES = {"": "file", "local": "file", "s3a": "s3", "s3n": "s3", "gcs": "gs"}

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
 import structlog
 
-from zcollection_engine.errors import BusyError
+from zcollection_engine.errors import BusyError, SchemaChangedError
 from zcollection_engine.planning import Verdict
 from zcollection_engine.transaction import Offer, Outcome
 
@@ -78,6 +78,7 @@ class PartitionScheduler:
     _busy: set[str] = field(default_factory=set)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _reads: int = 0
+    _pauses: int = 0
     _alarm: asyncio.TimerHandle | None = None
 
     @contextmanager
@@ -90,6 +91,18 @@ class PartitionScheduler:
             self._reads -= 1
             # Soon, not now: the reader merges what it has read before it gives up its turn.
             asyncio.get_running_loop().call_soon(self._dispatch)
+
+    @asynccontextmanager
+    async def paused(self) -> AsyncIterator[None]:
+        """No transaction runs while the context lasts: those under way end first, all others wait."""
+        self._pauses += 1
+        try:
+            while self._tasks:
+                await asyncio.wait(list(self._tasks))
+            yield
+        finally:
+            self._pauses -= 1
+            self._dispatch()
 
     async def merge(self, offer: Offer) -> tuple[Verdict, int | None]:
         """Merge a granule; returns its verdict and the number of its commit once it is visible.
@@ -118,7 +131,7 @@ class PartitionScheduler:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _dispatch(self) -> None:
-        if self._waits_for_company():
+        if self._pauses or self._waits_for_company():
             return
         while batch := self._next_batch():
             self._waiting = [p for p in self._waiting if p not in batch]
@@ -203,9 +216,11 @@ class PartitionScheduler:
         self._waiting[:0] = [pending for pending in batch if not pending.done.done()]
 
     def _blame(self, batch: list[_Pending], error: Exception) -> None:
-        if len(batch) == 1:
-            if not batch[0].done.done():
-                batch[0].done.set_exception(error)
+        # A schema that changed is nobody's fault: all of the batch are to be fitted again.
+        if len(batch) == 1 or isinstance(error, SchemaChangedError):
+            for pending in batch:
+                if not pending.done.done():
+                    pending.done.set_exception(error)
             return
         _log.warning("batch failed; its granules are tried one by one", collection=self.name, reason=str(error))
         for pending in batch:

@@ -142,6 +142,10 @@ class GranuleSettings(Section):
     """Global attributes that become row variables: name and numpy dtype. For what tells granules apart and is
     not among the variables, such as cycle and pass."""
 
+    max_mb: int = Field(default=4000, ge=1)
+    """Megabytes that the values taken from one granule may need in memory. One that declares more is quarantined
+    before any of them is read."""
+
     @model_validator(mode="after")
     def _globs_are_absolute(self) -> GranuleSettings:
         wrong = [glob for glob in (*self.include, *self.exclude) if not glob.startswith("/")]
@@ -193,6 +197,10 @@ class CollectionSettings(Section):
     """Rows in a chunk of a collection to be created. Not set: derived from the first granule's rows and the
     size of a row."""
 
+    zarr_format: Literal[3, 2] | None = None
+    """Zarr format of a collection to be created. 2 is for readers that know no other, such as released zcollection.
+    Not set: 3, or that of ``schema_file``."""
+
     codecs: Literal["default", "zstd", "blosc", "fast", "small"] = "default"
     """How the values of a collection to be created are compressed; ``schema_file`` can say it for each variable."""
 
@@ -229,6 +237,8 @@ class CollectionSettings(Section):
         # Here, so that reading and checking settings does not load the engine.
         from zcollection_engine.granules.model import GranuleSpec
 
+        rule = self.partitioning
+        times = {rule.variable} - {self.axis} if isinstance(rule, DatePartitioningSettings) else ()
         return GranuleSpec(
             axis=self.granule_axis,
             include=self.granule.include,
@@ -238,18 +248,14 @@ class CollectionSettings(Section):
             format=self.granule.format,
             marker=self.granule.marker,
             missing_chunks=self.granule.missing_chunks,
+            times=tuple(times),
+            max_nbytes=self.granule.max_mb * 1_000_000,
         )
 
     @model_validator(mode="after")
     def _axis_is_one(self) -> CollectionSettings:
-        problems = []
-        rule = self.partitioning
-        if isinstance(rule, DatePartitioningSettings) and rule.variable != self.axis:
-            problems.append(f"partitioning.variable ({rule.variable!r}) must be the axis ({self.axis!r})")
         name = self.granule_axis.rpartition("/")[2]
         name = self.granule.rename.get(name, name)
         if name != self.axis:
-            problems.append(f"granule.axis ({self.granule.axis!r}) becomes {name!r}, but axis is {self.axis!r}")
-        if problems:
-            raise ValueError("\n".join(problems))
+            raise ValueError(f"granule.axis ({self.granule.axis!r}) becomes {name!r}, but axis is {self.axis!r}")
         return self

@@ -19,7 +19,7 @@ class DatePartitioningSettings(Section):
     """Selects this kind of partitioning."""
 
     variable: Text
-    """Time variable that decides."""
+    """Name in the collection of the time variable that decides; the axis or another one of the rows."""
 
     resolution: Literal["year", "month", "day", "hour", "minute", "second"]
     """Period of one partition. Choose it so that a partition has some ten to some thousand granules."""
@@ -122,7 +122,8 @@ class DriftSettings(Section):
     """A variable is missing: its rows get the fill value."""
 
     new: Literal["ignore", "add", "reject"] = "ignore"
-    """A variable is new: it is left out, or added to the collection, where older rows get its fill value."""
+    """A variable is new: it is left out, or added to the collection, where older rows get its fill value. With "add",
+    ``missing`` should be "fill", or a granule without the variable is in or not depending on which came first."""
 
     dtype: Literal["cast", "reject"] = "cast"
     """Another number type: values are cast where none is lost."""

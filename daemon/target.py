@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 
 import structlog
 
@@ -12,7 +14,7 @@ from daemon.errors import SettingsError
 from daemon.rules import drift_of, partitioning_of, precedence_of, strategy_of
 from daemon.settings_data import CollectionSettings
 from daemon.sources.base import ObjectRef
-from daemon.tasks import ReadRequest
+from daemon.tasks import Founding, ReadRequest
 from zcollection_engine import (
     Collection,
     StorageOptions,
@@ -20,9 +22,10 @@ from zcollection_engine import (
     create_collection,
     open_collection,
 )
-from zcollection_engine.errors import ConflictError, NotFoundError
+from zcollection_engine.errors import BusyError, ConflictError, InvalidInputError, NotFoundError, SchemaMismatchError
+from zcollection_engine.granules.additions import Addition
 from zcollection_engine.granules.model import Granule, GranuleSpec
-from zcollection_engine.schema import Schema
+from zcollection_engine.schema import PROVENANCE, Schema
 from zcollection_engine.schema_json import load_schema_file
 from zcollection_engine.stores.resolve import open_store, split_url
 
@@ -54,9 +57,10 @@ class Target:
             single_writer=settings.single_writer,
             block_nbytes=settings.rewrite_memory_mb * 1_000_000,
         )
-        self._schema = load_schema_file(settings.schema_file) if settings.schema_file else None
+        self._schema = _schema_of(settings)
         self._collection: Collection | None = None
         self._founding = asyncio.Lock()
+        self._adding = asyncio.Lock()
 
     @property
     def name(self) -> str:
@@ -91,9 +95,35 @@ class Target:
         async with self._founding:
             if self._collection is not None:
                 return self._collection
-            proposal = await compute.propose(self.request(ref), self.settings.chunk_rows)
+            proposal = await compute.propose(self.request(ref), _founding(self.settings))
             _log.info("creating the collection", collection=self.name, url=self.settings.url, granule=ref.key)
             return await self._create(self._schema or proposal.schema, proposal.granule)
+
+    async def add(self, addition: Addition, ref: ObjectRef) -> None:
+        """Add variables that a granule brings to the open collection; returns when it has them, whoever added them.
+
+        Raises
+        ------
+        SchemaMismatchError
+            If the collection cannot have them.
+        """
+        collection = self._collection
+        if collection is None:
+            raise RuntimeError(f"{self.name}: variables are added before the collection was opened")
+        async with self._adding:
+            missing = [v.path for v in addition.variables if v.path not in collection.schema.by_path]
+            while missing:
+                add = partial(collection.require_variables, addition.variables, addition.dimensions, timeout=0)
+                try:
+                    await asyncio.to_thread(add)
+                except BusyError as error:
+                    _log.info("waiting to add variables", collection=self.name, variables=missing, reason=str(error))
+                    await asyncio.sleep(error.retry_after)
+                except InvalidInputError as error:
+                    raise SchemaMismatchError(f"{ref.key}: {error}", granule=ref.key, variable=missing[0]) from error
+                else:
+                    _log.info("added variables", collection=self.name, variables=missing, granule=ref.key)
+                    return
 
     def request(self, ref: ObjectRef) -> ReadRequest:
         return ReadRequest(ref, self.spec, self._storage)
@@ -143,6 +173,7 @@ class Target:
             "merge": config.strategy.to_json(),
             "precedence": config.precedence.to_json(),
             "provenance": config.schema.keeps_provenance,
+            "zarr_format": config.schema.zarr_format,
         }
         wanted = {
             "axis": self.settings.axis,
@@ -150,6 +181,7 @@ class Target:
             "merge": strategy_of(self.settings).bound(config.schema).to_json(),
             "precedence": precedence_of(self.settings).to_json(),
             "provenance": self.settings.provenance,
+            "zarr_format": self.settings.zarr_format or config.schema.zarr_format,
         }
         problems = [
             f"collections.{self.name}.{key}: {wanted[key]}, but {self.settings.url} was created with {found[key]};"
@@ -159,6 +191,41 @@ class Target:
         ]
         if problems:
             raise SettingsError(*problems)
+        await asyncio.to_thread(self._follow_settings, collection)
         await asyncio.to_thread(collection.state.ledger.warm)
         self._collection = collection
         return collection
+
+    def _follow_settings(self, collection: Collection) -> None:
+        """Give the collection the drift policy of the settings, the one rule that may change later."""
+        drift = drift_of(self.settings)
+        if collection.config.drift == drift:
+            return
+        _log.info("the drift policy changes", collection=self.name, policy=drift.to_json())
+        try:
+            collection.set_drift(drift, timeout=self.settings.grant_ttl_seconds)
+        except BusyError as error:
+            reason = f"{error}; the next start tries again"
+            _log.warning("the drift policy stays as it was", collection=self.name, reason=reason)
+        except InvalidInputError:
+            if collection.refresh().config.drift != drift:
+                raise
+
+
+def _founding(settings: CollectionSettings) -> Founding:
+    return Founding(settings.chunk_rows, settings.codecs, settings.provenance, settings.zarr_format or 3)
+
+
+def _schema_of(settings: CollectionSettings) -> Schema | None:
+    """Read the schema file, if there is one; what the settings say of the whole collection holds for it too."""
+    if settings.schema_file is None:
+        return None
+    schema = load_schema_file(settings.schema_file, codecs=settings.codecs, zarr_format=settings.zarr_format)
+    if settings.provenance and not schema.keeps_provenance:
+        raise SettingsError(
+            f"collections.{settings.name}.provenance: true, but {settings.schema_file} has provenance = false; set it"
+            " to false here too, or take it out there"
+        )
+    if settings.provenance:
+        return schema
+    return replace(schema, variables=tuple(v for v in schema.variables if v.path != PROVENANCE))

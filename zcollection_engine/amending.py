@@ -165,7 +165,7 @@ class Amender:
         leaving = {entry.id for entry in draft.removed}
         present = (ledger.latest(e.identity.bucket, e.identity.key) for e in draft.granules)
         unexpected = {entry.id for entry in present if entry is not None} - leaving
-        if unexpected or not all(identity in ledger for identity in leaving):
+        if unexpected or not all(map(ledger.has_as_planned, draft.removed)):
             raise FencedError(f"{self._committer.store.url}: another writer changed the same granules; planning again")
 
 

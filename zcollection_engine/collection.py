@@ -6,6 +6,7 @@ import contextlib
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 import xarray as xr
@@ -16,12 +17,17 @@ from zcollection_engine.collecting import collect_garbage, survey_garbage
 from zcollection_engine.commits.opening import Moment, load_state_at
 from zcollection_engine.commits.state import CollectionState
 from zcollection_engine.committing import Committer
-from zcollection_engine.errors import BusyError, ReadOnlyError, SchemaChangedError
+from zcollection_engine.errors import BusyError, InvalidInputError, ReadOnlyError, SchemaChangedError
 from zcollection_engine.garbage import GarbageReport, GarbageRules
+from zcollection_engine.granules.additions import Addition
+from zcollection_engine.granules.drift import DriftPolicy
+from zcollection_engine.granules.model import GranuleSpec
 from zcollection_engine.identity import GranuleIdentity, precedence_of
-from zcollection_engine.ingest import LocalExecutor, granule_from_dataset, prepare
+from zcollection_engine.ingest import Arrival, LocalExecutor, granule_from_dataset, widened
 from zcollection_engine.schema import Dimension, Variable
-from zcollection_engine.schemachanges import plan_addition, plan_attributes, plan_removal
+from zcollection_engine.schemachanges import plan_addition, plan_attributes, plan_drift, plan_removal
+from zcollection_engine.sources import Source, SourceExecutor, read_source
+from zcollection_engine.stores.options import StorageOptions
 from zcollection_engine.transaction import Executor, Offer, Outcome, WriterOptions
 from zcollection_engine.view import CollectionView
 from zcollection_engine.writer import Writer
@@ -45,7 +51,8 @@ class Collection(CollectionView):
         Parameters
         ----------
         dataset
-            Has the schema's variables; any order of rows, any number of partitions.
+            Has the schema's variables; any order of rows, any number of partitions. Row variables that the schema does
+            not have are added first if the collection's drift policy is ``new = "add"``.
         granule
             Name of the granule. Inserting the same name again replaces what it gave before. By default a new name.
         precedence
@@ -67,24 +74,68 @@ class Collection(CollectionView):
         now = self._clock.now()
         etag = uuid.uuid4().hex
 
-        def offer() -> Offer:
-            taken = granule_from_dataset(dataset, self.schema, name=name)
-            entry, conformed = prepare(
-                taken,
-                self.config,
-                identity=GranuleIdentity("", name, etag, taken.nbytes),
-                url="",
-                precedence=precedence_of(now) if precedence is None else (precedence,),
-                immutable=self.immutable,
-            )
-            return Offer(entry, conformed)
+        def arrivals() -> list[Arrival]:
+            taken = granule_from_dataset(dataset, self.schema, name=name, drift=self.config.drift)
+            identity = GranuleIdentity("", name, etag, taken.nbytes)
+            return [Arrival(taken, identity, "", precedence_of(now) if precedence is None else (precedence,))]
 
+        return self._merge(arrivals, LocalExecutor(self._store), timeout)
+
+    def ingest(
+        self,
+        urls: Sequence[str],
+        spec: GranuleSpec,
+        *,
+        storage: StorageOptions | None = None,
+        timeout: float | None = None,
+    ) -> Outcome:
+        """Read granules from files, objects, archives or Zarr directories and merge them, as one transaction.
+
+        Each has the identity that a daemon which finds it there gives it: what one of them brought in, the other one
+        knows. Granules that these take rows back from are read again from their own sources, with ``spec``.
+
+        Parameters
+        ----------
+        urls
+            Paths or URLs: of NetCDF files, zip archives of a Zarr hierarchy, or markers of Zarr directories.
+        spec
+            How they are read.
+        storage
+            How to reach them; by default as the collection.
+        timeout
+            See `insert`.
+
+        Returns
+        -------
+        Outcome
+            All granules were held in memory together until then.
+
+        Raises
+        ------
+        NotFoundError
+            If there is no such object.
+        InvalidGranuleError
+            If one of them cannot be read or does not fit; nothing was changed.
+        ReadOnlyError, BusyError, StorageError
+            See `insert`.
+        """
+        self._writing()
+        options = storage or self._ref.options
+        arrivals = [read_source(Source.at(url), spec, options) for url in urls]
+        return self._merge(lambda: arrivals, SourceExecutor(self, spec, options), timeout)
+
+    def _merge(self, arrivals: Callable[[], Sequence[Arrival]], executor: Executor, timeout: float | None) -> Outcome:
+        """Fit granules to the collection, and it to them if it takes in new variables; then commit them."""
         while True:
+            present, taken = self.config, arrivals()
+            config = widened(present, [arrival.granule for arrival in taken])
+            offers = [arrival.offer(config, self.immutable) for arrival in taken]
+            if config is not present:
+                new = Addition.between(present.schema, config.schema)
+                self.require_variables(new.variables, new.dimensions, timeout=timeout)
+                continue
             with contextlib.suppress(SchemaChangedError):
-                return self._commit(offer(), timeout)
-
-    def _commit(self, offer: Offer, timeout: float | None) -> Outcome:
-        return self._wait(lambda: self.commit_offers([offer]), timeout)
+                return self._wait(partial(self.commit_offers, offers, executor), timeout)
 
     def commit_offers(self, offers: Sequence[Offer], executor: Executor | None = None) -> Outcome:
         """Commit prepared granules; see `zcollection_engine.writer.Writer.commit`."""
@@ -93,9 +144,15 @@ class Collection(CollectionView):
     def retract(
         self, granules: Sequence[int | str], *, executor: Executor | None = None, timeout: float | None = None
     ) -> Outcome:
-        """Take granules out, as one transaction; see `zcollection_engine.writer.Writer.retract`."""
-        writer = Writer(self._writing())
-        return self._wait(lambda: writer.retract(granules, executor or LocalExecutor(self._store)), timeout)
+        """Take granules out, as one transaction; see `zcollection_engine.writer.Writer.retract`.
+
+        Rows that they had taken come back if ``executor`` can read their granules again, as
+        `zcollection_engine.sources.SourceExecutor` does; else those granules are in `Outcome.lost`.
+        """
+        retract = partial(Writer(self._writing()).retract, granules, executor or LocalExecutor(self._store))
+        while True:
+            with contextlib.suppress(SchemaChangedError):
+                return self._wait(retract, timeout)
 
     def drop_partitions(self, paths: Sequence[str], *, timeout: float | None = None) -> int:
         """Empty partitions, as one transaction, and return its number; see `amendments.plan_drop`."""
@@ -114,11 +171,35 @@ class Collection(CollectionView):
         """Change attributes, as one transaction, and return its number; see `schemachanges.plan_attributes`."""
         return self._amend(lambda committer, state: plan_attributes(committer, state, attributes, variable), timeout)
 
+    def set_drift(self, policy: DriftPolicy, *, timeout: float | None = None) -> int:
+        """Change what becomes of granules that depart from the schema, as one transaction, and return its number; see
+        `schemachanges.plan_drift`.
+        """
+        return self._amend(lambda committer, state: plan_drift(committer, state, policy), timeout)
+
     def add_variables(
         self, variables: Sequence[Variable], dimensions: Sequence[Dimension] = (), *, timeout: float | None = None
     ) -> int:
         """Add variables, as one transaction, and return its number; see `schemachanges.plan_addition`."""
         return self._amend(lambda committer, state: plan_addition(committer, state, variables, dimensions), timeout)
+
+    def require_variables(
+        self, variables: Sequence[Variable], dimensions: Sequence[Dimension] = (), *, timeout: float | None = None
+    ) -> None:
+        """Add those of some variables that the collection does not have; what another writer adds meanwhile is fine.
+
+        Raises
+        ------
+        InvalidInputError
+            As `add_variables`.
+        """
+        while missing := [v for v in variables if v.path not in self.refresh().schema.by_path]:
+            try:
+                self.add_variables(missing, dimensions, timeout=timeout)
+            except InvalidInputError:
+                present = self.refresh().schema.by_path
+                if not any(variable.path in present for variable in missing):
+                    raise
 
     def drop_variables(self, paths: Sequence[str], *, timeout: float | None = None) -> int:
         """Drop variables, as one transaction, and return its number; see `schemachanges.plan_removal`."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,9 @@ import xarray as xr
 
 from zcollection_engine.config import CollectionConfig
 from zcollection_engine.errors import EmptyGranuleError, InvalidGranuleError, SchemaMismatchError
+from zcollection_engine.granules.additions import find_addition
 from zcollection_engine.granules.conform import conform, immutable_digest
-from zcollection_engine.granules.drift import remedy
+from zcollection_engine.granules.drift import DEFAULT_POLICY, DriftPolicy, remedy
 from zcollection_engine.granules.infer import infer_schema
 from zcollection_engine.granules.model import Granule, GranuleVariable
 from zcollection_engine.identity import GranuleEntry, GranuleIdentity
@@ -21,6 +22,7 @@ from zcollection_engine.jobs import JobResult, PartitionJob, run_job
 from zcollection_engine.merging import Share
 from zcollection_engine.schema import PROVENANCE, TIME_CALENDAR, TIME_UNITS, Schema
 from zcollection_engine.stores.base import ObjectStore
+from zcollection_engine.transaction import Offer
 
 #: Whole days from 1970 that int64 nanoseconds can hold, in both directions.
 _MOST_DAYS = np.iinfo(np.int64).max // (86_400 * 10**9) - 1
@@ -77,8 +79,62 @@ def prepare(
     return GranuleEntry(identity, url, (*ruled, *precedence), shares), fitted
 
 
-def granule_from_dataset(dataset: xr.Dataset | xr.DataTree, schema: Schema, *, name: str) -> Granule:
-    """Take the schema's variables from a dataset in memory or on Dask.
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A granule as read, and what the ledger will say of it.
+
+    Attributes
+    ----------
+    granule
+        Not fitted to any collection.
+    identity, url, precedence
+        See `prepare`.
+    """
+
+    granule: Granule
+    identity: GranuleIdentity
+    url: str
+    precedence: tuple[int, ...]
+
+    def offer(self, config: CollectionConfig, immutable: Mapping[str, str]) -> Offer:
+        """Fit the granule to a collection; its payload is the granule. Raises what `prepare` raises."""
+        entry, fitted = prepare(
+            self.granule,
+            config,
+            identity=self.identity,
+            url=self.url,
+            precedence=self.precedence,
+            immutable=immutable,
+        )
+        return Offer(entry, fitted)
+
+
+def widened(config: CollectionConfig, granules: Iterable[Granule]) -> CollectionConfig:
+    """Return a configuration that also has the variables that granules bring, if it is to take in new ones.
+
+    Returns
+    -------
+    CollectionConfig
+        The very same if there is nothing to add. A variable that was dropped stays out.
+
+    Raises
+    ------
+    SchemaMismatchError
+        As `find_addition`.
+    """
+    if config.drift.new != "add":
+        return config
+    schema = config.schema
+    for granule in granules:
+        addition = find_addition(granule, schema, dropped=config.retired)
+        schema = addition.to(schema) if addition else schema
+    return config if schema is config.schema else replace(config, schema=schema)
+
+
+def granule_from_dataset(
+    dataset: xr.Dataset | xr.DataTree, schema: Schema, *, name: str, drift: DriftPolicy = DEFAULT_POLICY
+) -> Granule:
+    """Take the schema's variables from a dataset in memory or on Dask, and new ones unless the policy ignores them.
 
     Times (datetime64) become int64 nanoseconds since 1970-01-01. Values that xarray has decoded are packed again as
     their ``encoding`` says. Units that the dataset does not tell are taken to be the collection's.
@@ -90,9 +146,9 @@ def granule_from_dataset(dataset: xr.Dataset | xr.DataTree, schema: Schema, *, n
     """
     variables = {}
     for path, array in _arrays(dataset):
-        if path in schema.by_path and path != PROVENANCE:
+        if _is_wanted(path, array, schema, drift):
             found = _variable(array, name=name, path=path)
-            known = schema[path].attributes
+            known = schema[path].attributes if path in schema.by_path else {}
             silent = {k: known[k] for k in ("units",) if k in known and k not in found.attributes}
             variables[path] = replace(found, attributes={**silent, **found.attributes})
     return _granule(variables, schema.axis, dataset, name=name)
@@ -142,6 +198,12 @@ def _arrays(dataset: xr.Dataset | xr.DataTree) -> Iterator[tuple[str, xr.Variabl
     for group, node in nodes:
         for label, array in node.variables.items():
             yield (f"{group}/{label}" if group else str(label)), array
+
+
+def _is_wanted(path: str, array: xr.Variable, schema: Schema, drift: DriftPolicy) -> bool:
+    if path == PROVENANCE or path in schema.by_path:
+        return path != PROVENANCE
+    return drift.new == "reject" or (drift.new == "add" and schema.dimension in array.dims)
 
 
 def _granule(

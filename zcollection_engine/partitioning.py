@@ -156,12 +156,24 @@ class SequencePartitioning:
             _check_sequence(name, columns[name])
         stacked = np.stack([columns[name].astype(np.int64) for name in self.names], axis=1)
         if self.size is not None:
-            stacked[:, -1] = (stacked[:, -1] - self.start) // self.size * self.size + self.start
+            stacked[:, -1] -= self._places(stacked[:, -1])
         values, inverse = np.unique(stacked, axis=0, return_inverse=True)
         return {
             self._join(tuple(zip(self._leaves, values[code], strict=True))): rows
             for code, rows in _groups(inverse.reshape(-1))
         }
+
+    def _places(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """How far each number lies behind the first one of its group; no step leaves int64."""
+        size = self.size or 1
+        places = (numbers % size - self.start % size) % size
+        beyond = numbers < np.iinfo(np.int64).min + places
+        if beyond.any():
+            raise InvalidGranuleError(
+                f"variable {self.names[-1]!r} holds {numbers[beyond][0]}; the group it belongs to begins below"
+                f" {np.iinfo(np.int64).min}, the smallest number of a partition"
+            )
+        return places
 
     @property
     def _leaves(self) -> tuple[str, ...]:

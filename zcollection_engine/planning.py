@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from zcollection_engine.commits.state import CollectionState, PartitionState
-from zcollection_engine.errors import InvalidGranuleError, InvalidInputError
+from zcollection_engine.errors import InvalidGranuleError, InvalidInputError, NotFoundError
 from zcollection_engine.identity import GranuleEntry
 from zcollection_engine.merging import Change, Concat, Interval, Share, Strategy
 
@@ -180,6 +180,42 @@ def make_plan(
         tuple(restorable.values()),
         tuple(lost.values()),
     )
+
+
+def named_granules(state: CollectionState, names: Iterable[int | str], *, place: str) -> list[GranuleEntry]:
+    """Return the granules that are in under some ids or keys, each once.
+
+    Parameters
+    ----------
+    state
+        The collection.
+    names
+        Ids, or keys of objects.
+    place
+        What errors call the collection.
+
+    Raises
+    ------
+    NotFoundError
+        If one of them is not in.
+    InvalidInputError
+        If a key is in from several buckets.
+    """
+    found = [_named_granule(state, name, place) for name in dict.fromkeys(names)]
+    return list({entry.id: entry for entry in found}.values())
+
+
+def _named_granule(state: CollectionState, name: int | str, place: str) -> GranuleEntry:
+    if isinstance(name, str):
+        found = [entry for entry in state.ledger if entry.identity.key == name]
+    else:
+        found = [entry] if (entry := state.ledger.get(int(name))) is not None else []
+    if len(found) > 1:
+        buckets = ", ".join(sorted(entry.identity.bucket for entry in found))
+        raise InvalidInputError(f"{place}: {name!r} is in from several buckets ({buckets}): name it by its id")
+    if not found:
+        raise NotFoundError(f"{place}: no granule {name!r} is in; granules() lists them")
+    return found[0]
 
 
 def _check_ids(state: CollectionState, offered: Iterable[GranuleEntry]) -> None:

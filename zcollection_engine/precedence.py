@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+
 from zcollection_engine.errors import FormatError, InvalidGranuleError, InvalidInputError
 
 
@@ -101,7 +103,7 @@ class ByAttribute:
                 f"{key}: the global attribute {self.name!r}, which decides on precedence, is missing",
                 reason="precedence",
             )
-        text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+        text = str(int(value)) if isinstance(value, (float, np.floating)) and value.is_integer() else str(value)
         return _numbers(self.pattern, self.order, text, f"{key}: the global attribute {self.name!r} ({text!r})")
 
     def to_json(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What amendments do to the schema: change attributes, add variables, drop them."""
+"""What amendments do to the schema: change attributes and the policy for drift, add variables, drop them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from zcollection_engine.commits.state import CollectionState
 from zcollection_engine.committing import Committer
 from zcollection_engine.config import CollectionConfig, StoredConfig, load_config
 from zcollection_engine.errors import InvalidInputError, NotFoundError
+from zcollection_engine.granules.drift import DriftPolicy
 from zcollection_engine.schema import PROVENANCE, Dimension, Schema, Variable
 
 #: Attributes of variables that say how stored numbers are read: changing them would change the data.
@@ -33,6 +34,20 @@ def plan_attributes(
     stored = load_config(committer.store, state.config)
     schema = _with_attributes(stored.config.schema, attributes, variable)
     return _amendment(state, "attributes", stored, replace(stored.config, schema=schema))
+
+
+def plan_drift(committer: Committer, state: CollectionState, policy: DriftPolicy) -> Amendment:
+    """Change what becomes of granules that depart from the schema, from now on.
+
+    Raises
+    ------
+    InvalidInputError
+        If that is the policy already.
+    """
+    stored = load_config(committer.store, state.config)
+    if stored.config.drift == policy:
+        raise InvalidInputError(f"{committer.store.url}: the drift policy is {policy.to_json()} already")
+    return _amendment(state, "drift", stored, replace(stored.config, drift=policy))
 
 
 def plan_addition(

@@ -17,6 +17,7 @@ from zcollection_engine.config import CollectionConfig, CollectionRef, StoredCon
 from zcollection_engine.errors import FormatError, InvalidInputError, NotFoundError
 from zcollection_engine.history import CommitInfo, Difference, diff, history
 from zcollection_engine.identity import GranuleEntry
+from zcollection_engine.planning import MergeRules, Plan, make_plan, named_granules
 from zcollection_engine.reading import load_partitions
 from zcollection_engine.schema import PROVENANCE, Schema
 from zcollection_engine.stores.base import ObjectStore
@@ -211,6 +212,19 @@ class CollectionView:
         if entry is None:
             raise FormatError(f"{self.url}: rows come from granule {identity}, which the commit log does not know")
         return entry
+
+    def plan_retraction(self, granules: Sequence[int | str]) -> Plan:
+        """Tell what taking granules out would do: which partitions change, and which granules get rows back.
+
+        Raises
+        ------
+        NotFoundError
+            If one of them is not in.
+        InvalidInputError
+            If the collection cannot tell their rows from others.
+        """
+        rules = MergeRules(self.config.strategy, self.schema.keeps_provenance)
+        return make_plan(self.state, rules, (), retracted=named_granules(self.state, granules, place=self.url))
 
     def history(self) -> Iterator[CommitInfo]:
         """Yield the commits that the log still has, oldest first."""

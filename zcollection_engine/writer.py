@@ -14,7 +14,6 @@ from zcollection_engine.errors import (
     ConflictError,
     FencedError,
     InvalidInputError,
-    NotFoundError,
     SchemaChangedError,
     SnapshotExpiredError,
 )
@@ -22,7 +21,7 @@ from zcollection_engine.identity import GranuleEntry
 from zcollection_engine.jobs import JobResult, PartitionJob
 from zcollection_engine.layout.documents import Version
 from zcollection_engine.merging import Change
-from zcollection_engine.planning import MergeRules, PartitionPlan, Plan, make_plan
+from zcollection_engine.planning import MergeRules, PartitionPlan, Plan, make_plan, named_granules
 from zcollection_engine.transaction import Executor, Offer, Outcome
 
 _DEFEATS = 10
@@ -137,24 +136,9 @@ class Writer:
 
     def _make_plan(self, intent: _Intent, gone: set[int]) -> Plan:
         state, config = self._committer.state, self._committer.config
-        retracted = [self._present(granule) for granule in dict.fromkeys(intent.retracted)]
+        retracted = named_granules(state, intent.retracted, place=self._committer.store.url)
         rules = MergeRules(config.strategy, config.schema.keeps_provenance)
         return make_plan(state, rules, intent.offered, retracted=retracted, gone=gone)
-
-    def _present(self, granule: int | str) -> GranuleEntry:
-        """The entry of a granule that is in, by its id or the key of its object."""
-        ledger = self._committer.state.ledger
-        if isinstance(granule, int):
-            found = [entry] if (entry := ledger.get(granule)) is not None else []
-        else:
-            found = [entry for entry in ledger if entry.identity.key == granule]
-        if len(found) == 1:
-            return found[0]
-        place = self._committer.store.url
-        if found:
-            buckets = ", ".join(sorted(entry.identity.bucket for entry in found))
-            raise InvalidInputError(f"{place}: {granule!r} is in from several buckets ({buckets}): name it by its id")
-        raise NotFoundError(f"{place}: no granule {granule!r} is in; granules() lists them")
 
     def _merge(
         self, granted: Granted, plan: Plan, intent: _Intent, payloads: Mapping[int, Any], executor: Executor
@@ -206,9 +190,10 @@ class Writer:
         """Raise `FencedError` if another writer committed a version of one of the plan's objects meanwhile."""
         ledger = self._committer.state.ledger
         for entry in plan.replaced:
-            if entry.id not in ledger:
+            if not ledger.has_as_planned(entry):
                 raise FencedError(
-                    f"{self._committer.store.url}: another writer took out {entry.identity.key}; planning again"
+                    f"{self._committer.store.url}: another writer changed what {entry.identity.key} has in partitions;"
+                    " planning again"
                 )
         replaced = {(e.identity.bucket, e.identity.key): e.id for e in plan.replaced}
         for entry in plan.accepted:

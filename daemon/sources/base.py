@@ -45,21 +45,6 @@ class ObjectRef:
     event_time: datetime | None = None
 
 
-def locate(url: str) -> tuple[str, str]:
-    """Return the bucket and the key of the object at ``url``, as `ObjectRef` spells them.
-
-    S3 URLs have the bucket's bare name, as events have it. Other stores keep their scheme, so that two
-    buckets of one name in two clouds stay two.
-    """
-    scheme, separator, rest = url.partition("://")
-    if not separator:
-        return "", url.lstrip("/")
-    if scheme in {"file", "local"}:
-        return "", rest.lstrip("/")
-    host, _, key = rest.partition("/")
-    return (host if scheme in {"s3", "s3a", "s3n"} else f"{scheme}://{host}"), key
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Delivery:
     """An object handed out by a source, to be acknowledged or released exactly once.

@@ -22,9 +22,10 @@ from typing import Self
 import structlog
 
 from daemon.errors import SourceUnavailableError
-from daemon.sources.base import Clock, Delivery, ObjectRef, SystemClock, locate
+from daemon.sources.base import Clock, Delivery, ObjectRef, SystemClock
 from zcollection_engine.errors import EngineError
 from zcollection_engine.stores.base import ObjectInfo, ObjectStore
+from zcollection_engine.stores.resolve import locate
 
 #: Objects taken from a listing at a time: between two pages the event loop does other things.
 PAGE = 500
@@ -103,6 +104,9 @@ class WatchSource:
     known
         Whether an object needs no delivery: the ledger has it, or no collection wants it. Called in the event
         loop for each object listed, so it must answer at once.
+    is_marker
+        Whether an object of this key tells that the Zarr directory which holds it is complete: it is taken whatever its
+        name, for nothing is unfinished about it.
     clock
         Measures intervals and rest.
     wake
@@ -117,6 +121,7 @@ class WatchSource:
         interval_seconds: float,
         settle_seconds: float,
         known: Callable[[ObjectRef], bool],
+        is_marker: Callable[[str], bool] = lambda _: False,
         clock: Clock | None = None,
         wake: asyncio.Event | None = None,
     ) -> None:
@@ -125,6 +130,7 @@ class WatchSource:
         self._interval = interval_seconds
         self._settle = settle_seconds
         self._known = known
+        self._is_marker = is_marker
         self._clock = clock or SystemClock()
         self._wake = wake or asyncio.Event()
         self._bucket, self._prefix = locate(f"{store.url}/")
@@ -241,7 +247,7 @@ class WatchSource:
 
     def _consider(self, info: ObjectInfo, scan: _Scan) -> None:
         version = (info.key, info.etag, info.size)
-        if is_unfinished(info.key) or version in self._backlog or version in self._in_flight:
+        if is_unfinished(info.key, is_marker=self._is_marker) or version in self._backlog or version in self._in_flight:
             return
         ref = self._ref(info)
         if self._known(ref):
@@ -279,19 +285,17 @@ class WatchSource:
         )
 
 
-def is_unfinished(key: str) -> bool:
+def is_unfinished(key: str, *, is_marker: Callable[[str], bool] = lambda _: False) -> bool:
     """Whether a key, relative to the watched folder, is a name that writers use until they are done.
 
-    Such are names that start with "." or "_" or end in ".part", ".tmp" or ".filepart", and all that lies in a
-    folder whose name starts with ".". Keys that end in "/" only mark folders.
+    Such are names that start with "." or "_" or end in ".part", ".tmp" or ".filepart", unless they mark a Zarr
+    directory as complete; and all that lies in a folder whose name starts with ".". Keys that end in "/" only mark
+    folders.
     """
     *folders, name = key.split("/")
-    return (
-        not name
-        or name.startswith((".", "_"))
-        or name.lower().endswith(_UNFINISHED_SUFFIXES)
-        or any(folder.startswith(".") for folder in folders)
-    )
+    if not name or any(folder.startswith(".") for folder in folders):
+        return True
+    return (name.startswith((".", "_")) or name.lower().endswith(_UNFINISHED_SUFFIXES)) and not is_marker(key)
 
 
 def _version(delivery: Delivery) -> _Version:

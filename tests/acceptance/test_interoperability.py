@@ -138,6 +138,7 @@ def inserted(released: Environment, python: Path, scene: Scene, name: str, folde
     first, *_ = (p for p in scene.partitions[name] if len(scene.values[name, p, "time"]))
     all_rows = {path: v for (n, g, path), v in scene.values.items() if (n, g) == (name, first)}
     whole = {path: scene.loads()[f"{name}/whole/{path}"] for path in all_rows}
+    whole |= {"time": whole["time"].astype("datetime64[ns]")}
     fixed = {path: v for (n, g, path), v in scene.values.items() if (n, g) == (name, IMMUTABLE[2])}
     times = all_rows["time"].astype("datetime64[ns]")
     later = all_rows | {"time": times + 24 * 400 * HOUR}

@@ -62,6 +62,7 @@ def test_directories_and_archives_in_a_watched_folder_are_taken_when_they_are_co
         collections=[
             section("v3", tmp_path, "**/incoming/v3/*.zarr/zarr.json"),
             section("v2", tmp_path, "**/incoming/v2/*.zarr/COMPLETE", marker="COMPLETE"),
+            section("hidden", tmp_path, "**/incoming/hidden/*.zarr/.zmetadata"),
             section("zip", tmp_path, "**/incoming/zip/*.zip"),
         ],
     )
@@ -81,6 +82,7 @@ def test_directories_and_archives_in_a_watched_folder_are_taken_when_they_are_co
         for number, twin in enumerate(twins, 1):
             put("v3", twin, "zarr.json", 3)
             put("v2", twin, "COMPLETE", 2)
+            put("hidden", twin, ".zmetadata", 2)
             put("zip", twin, "", 3)
             for name in landed:
                 url = tmp_path / "collections" / name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -29,8 +29,10 @@ from tests.engine_support import (
 )
 from zcollection_engine import Collection, create_collection, open_collection
 from zcollection_engine.commits.checkpoints import Checkpoints
+from zcollection_engine.commits.grants import Granted
 from zcollection_engine.commits.log import CommitLog, record_key
 from zcollection_engine.commits.records import EVERYTHING, Commit, Grant
+from zcollection_engine.committing import Committer
 from zcollection_engine.errors import (
     BusyError,
     InvalidInputError,
@@ -695,3 +697,55 @@ def test_a_writer_that_failed_to_read_a_new_configuration_reads_it_at_the_next_s
     assert not disturbed.untriggered
     assert json.loads(store.get(f"{DAY_16}/zarr.json").data)["attributes"]["title"] == "new"
     assert json.loads(store.get("zarr.json").data)["attributes"]["title"] == "new"
+
+
+# A granule whose partitions were dropped, and come back while it leaves.
+
+
+@pytest.fixture
+def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Callable[[], object]]]:
+    """What other writers do once, right behind the next grant of no partition."""
+    todo: list[Callable[[], object]] = []
+    prepare = Committer.prepare
+
+    def disturbed(self: Committer, granted: Granted, rewritten: Any) -> None:
+        prepare(self, granted, rewritten)
+        if todo and not granted.grant.partitions:
+            todo.pop()()
+
+    monkeypatch.setattr(Committer, "prepare", disturbed)
+    return todo
+
+
+def test_a_granule_that_is_retracted_while_a_rollback_brings_its_rows_back_leaves_with_them(
+    collection: Collection, store: S3LikeStore, clock: FakeClock, meanwhile: list[Callable[[], object]]
+) -> None:
+    deliver(collection, "a", 1, 2)
+    filled = collection.commit
+    collection.drop_partitions([DAY_16])
+    other = open_collection(store, mode="w", writer=WriterOptions("other"), clock=clock)
+    meanwhile.append(lambda: other.rollback(filled))
+    (entry,) = collection.granules()
+    collection.retract([entry.id])
+    assert meanwhile == []
+    assert (engine_rows(store), list(collection.granules())) == ({}, [])
+
+
+def test_a_version_that_is_replaced_while_a_rollback_brings_its_rows_back_leaves_with_them(
+    collection: Collection, store: S3LikeStore, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deliver(collection, "a", 1, 2)
+    filled = collection.commit
+    collection.drop_partitions([DAY_16])
+    other = open_collection(store, mode="w", writer=WriterOptions("other"), clock=clock)
+    prepare, todo = Committer.prepare, [lambda: other.rollback(filled)]
+
+    def disturbed(self: Committer, granted: Granted, rewritten: Any) -> None:
+        prepare(self, granted, rewritten)
+        if todo and granted.grant.partitions == (DAY_17,):
+            todo.pop()()
+
+    monkeypatch.setattr(Committer, "prepare", disturbed)
+    deliver(collection, "a", DAY, precedence=2)
+    assert todo == []
+    assert engine_rows(store) == {DAY_17: [(DAY, DAY)]}

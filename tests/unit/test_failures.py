@@ -21,6 +21,7 @@ JUDGEMENTS: dict[type[EngineError], tuple[Kind, str]] = {
     errors.ConflictError: (Kind.RETRY, "conflict"),
     errors.PreconditionFailedError: (Kind.RETRY, "precondition_failed"),
     errors.FencedError: (Kind.RETRY, "fenced"),
+    errors.SchemaChangedError: (Kind.AGAIN, "schema_changed"),
     errors.BusyError: (Kind.RETRY, "busy"),
     errors.StorageError: (Kind.RETRY, "storage"),
     errors.OutcomeUnknownError: (Kind.RETRY, "outcome_unknown"),

@@ -18,6 +18,7 @@ from tests.granules_twins import gsfc_twin, quirk_twins, sentinel3_wave_twin, se
 from zcollection_engine.errors import EmptyGranuleError, InvalidGranuleError, InvalidInputError
 from zcollection_engine.granules.model import Granule, GranuleSpec
 from zcollection_engine.granules.netcdf import read_netcdf
+from zcollection_engine.testing.sandbox import Limits, Sandbox
 
 MODELS = ("NETCDF4", "NETCDF4_CLASSIC", "NETCDF3_CLASSIC", "NETCDF3_64BIT_OFFSET", "NETCDF3_64BIT_DATA")
 S6 = GranuleSpec("/data_01/time", include=("/data_01/*", "/data_01/ku/*"))
@@ -307,6 +308,105 @@ def test_a_variable_larger_than_any_memory_is_refused_unread(make: Callable[...,
         dataset.createVariable("bomb", "f8", ("n",), chunksizes=(1024,))
 
     assert refusal(make(build)).code == "too_large"
+
+
+def test_variables_that_are_too_large_only_together_are_refused(make: Callable[..., bytes]) -> None:
+    def build(dataset: netCDF4.Dataset) -> None:
+        dataset.createDimension("n", 1000)
+        for name in ("a", "b"):
+            add(dataset, name, "f8", ("n",), 1)
+
+    data = make(build)
+    error = refusal(data, max_nbytes=10_000)
+    assert error.code == "too_large"
+    assert "16024 bytes" in str(error)  # the axis, and 8000 twice
+    assert "10000" in str(error)
+    assert refusal(data, max_nbytes=16_119).code == "too_large"  # decoding the axis takes 96 more
+    assert set(read(data, max_nbytes=16_120).variables) == {"time", "a", "b"}
+    assert set(read(data, max_nbytes=10_000, exclude=("/b",)).variables) == {"time", "a"}
+
+
+def test_a_chunk_that_is_too_large_is_refused(make: Callable[..., bytes]) -> None:
+    def build(dataset: netCDF4.Dataset) -> None:
+        dataset.createDimension("many", None)
+        add(dataset, "x", "f8", ("many",), np.arange(3), chunksizes=(1 << 20,), zlib=True)
+
+    data = make(build)
+    error = refusal(data, max_nbytes=1 << 24)
+    assert (error.code, "chunks of shape (1048576,)" in str(error)) == ("too_large", True)
+    assert read(data, max_nbytes=1 << 25).variables["x"].values.tolist() == [0, 1, 2]
+
+
+def test_text_counts_what_python_takes_for_it(make: Callable[..., bytes]) -> None:
+    def characters(dataset: netCDF4.Dataset) -> None:
+        dataset.createDimension("n", 1000)
+        dataset.createDimension("width", 2)
+        add(dataset, "label", "S1", ("n", "width"), np.full((1000, 2), b"x"))
+
+    def strings(dataset: netCDF4.Dataset) -> None:
+        dataset.createDimension("n", 10)
+        dataset.createVariable("label", str, ("n",))[:] = np.array(["x" * 1000] * 10, dtype=object)
+
+    for build, least in ((characters, 72_000), (strings, 40_000)):
+        data = make(build)
+        assert refusal(data, max_nbytes=least).code == "too_large"
+        assert read(data, max_nbytes=2 * least).variables["label"].values[-1].startswith("x")
+
+
+def test_strings_are_the_same_whether_they_are_read_at_once_or_one_by_one(make: Callable[..., bytes]) -> None:
+    texts = np.array([f"{number} é" for number in range(60)], dtype=object).reshape(3, 4, 5)
+
+    def build(dataset: netCDF4.Dataset) -> None:
+        dataset.createDimension("four", 4)
+        dataset.createDimension("five", 5)
+        dataset.createVariable("deep", str, ("time", "four", "five"))[...] = texts
+        dataset.createVariable("single", str, ())[...] = "alone"
+
+    data = make(build)
+    for max_nbytes in (6_000, 20 * 4 * len(data), 1 << 30):
+        variables = read(data, max_nbytes=max_nbytes).variables
+        assert variables["deep"].values.tolist() == texts.tolist()
+        assert variables["single"].values.item() == "alone"
+
+
+def read_unlimited(data: bytes) -> Granule:
+    return read_netcdf(data, GranuleSpec("/time", max_nbytes=1 << 40), name="g.nc")
+
+
+def test_a_machine_without_the_memory_for_a_granule_says_so(make: Callable[..., bytes]) -> None:
+    def build(dataset: netCDF4.Dataset) -> None:
+        dataset.createDimension("n", 1 << 27)
+        dataset.createVariable("x", "f8", ("n",), chunksizes=(1024,))
+
+    with Sandbox([read_netcdf.__module__], Limits(256 << 20)) as sandbox:
+        outcome = sandbox.run(read_unlimited, make(build))
+    assert isinstance(outcome.error, InvalidGranuleError), outcome
+    assert outcome.error.code == "too_large"
+    assert "more memory than there is" in str(outcome.error)
+
+
+def test_zeros_in_place_of_the_strings_are_refused_and_not_walked_for_ever(make: Callable[..., bytes]) -> None:
+    def build(dataset: netCDF4.Dataset) -> None:
+        dataset.createVariable("label", str, ("time",))[:] = np.array(list("abc"), dtype=object)
+
+    data = make(build)
+    begin = data.index(b"GCOL") + 16
+    damaged = data[:begin] + bytes(64) + data[begin + 64 :]
+    with Sandbox([read_netcdf.__module__], Limits(cpu_seconds=5)) as sandbox:
+        outcome = sandbox.run(read_unlimited, damaged)
+    assert isinstance(outcome.error, InvalidGranuleError), outcome
+    assert (outcome.error.code, "global heap" in str(outcome.error)) == ("unreadable", True)
+
+
+def test_an_object_that_leaves_its_heap_is_refused(make: Callable[..., bytes]) -> None:
+    def build(dataset: netCDF4.Dataset) -> None:
+        dataset.createVariable("label", str, ("time",))[:] = np.array(list("abc"), dtype=object)
+
+    data = make(build)
+    size = data.index(b"GCOL") + 24
+    for number in (5000, (1 << 64) - 17, (1 << 64) - 1):
+        error = refusal(data[:size] + number.to_bytes(8, "little") + data[size + 8 :])
+        assert (error.code, "global heap" in str(error)) == ("unreadable", True)
 
 
 @pytest.mark.parametrize(

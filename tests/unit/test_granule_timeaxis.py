@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 import warnings
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zcollection_engine.errors import InvalidGranuleError
+from zcollection_engine.granules import timeaxis
 from zcollection_engine.granules.model import GranuleVariable
 from zcollection_engine.granules.timeaxis import decode_axis
 from zcollection_engine.schema import TIME_CALENDAR, TIME_UNITS
@@ -52,6 +54,23 @@ def with_xarray(values: npt.NDArray[Any], units: str, **attributes: Any) -> npt.
         decoded = xr.decode_cf(dataset)["t"].values
     assert decoded.dtype.kind == "M", decoded
     return decoded.astype("datetime64[ns]").view(np.int64)
+
+
+@pytest.mark.parametrize(("calendar", "dtype"), [("standard", "f8"), ("noleap", "i1")])
+def test_times_that_go_through_cftime_take_little_memory_and_keep_their_places(
+    monkeypatch: pytest.MonkeyPatch, calendar: str, dtype: str
+) -> None:
+    monkeypatch.setattr(timeaxis, "_CFTIME_ROWS", 1000)
+    rows = 9_500
+    values = np.arange(rows) % 100
+    tracemalloc.start()
+    try:
+        decoded = decode(values.astype(dtype), "s since 1970-01-01", calendar=calendar)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert decoded.tolist() == (values * 10**9).tolist()
+    assert peak < 100 * rows
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,12 +13,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests import merge_oracles
+from tests.merge_oracles import Given
 from zcollection_engine.errors import FormatError
 from zcollection_engine.merging import (
     Candidates,
+    Concat,
+    Custom,
     Interval,
+    Replace,
     Share,
+    Strategy,
     TimeSeries,
+    Upsert,
     overlap,
     select,
     strategy_from_json,
@@ -60,25 +68,11 @@ class Rows:
         return list(zip(self.axis.tolist(), self.origin.tolist(), self.position.tolist(), strict=True))
 
 
-def oracle_intervals(values: Sequence[int], tolerance: int | None) -> list[Interval]:
-    found: list[list[int]] = []
-    for value in sorted(values):
-        if found and (tolerance is None or value - found[-1][1] <= tolerance):
-            found[-1][1] = value
-        else:
-            found.append([value, value])
-    return [(low, high) for low, high in found]
-
-
 def oracle(ranked: Sequence[tuple[int, Sequence[int]]], tolerance: int | None) -> list[Row]:
     """Rows that no granule of higher rank owns, by axis, rank and position."""
-    kept = []
-    for rank, (identity, values) in enumerate(ranked):
-        above = [i for _, higher in ranked[rank + 1 :] for i in oracle_intervals(higher, tolerance)]
-        for position, value in enumerate(values):
-            if not any(low <= value <= high for low, high in above):
-                kept.append((value, rank, position, identity))
-    return [(value, identity, position) for value, _, position, identity in sorted(kept)]
+    given_rows = [Given(name, (rank,), [(v,) for v in values]) for rank, (name, values) in enumerate(ranked)]
+    values = dict(ranked)
+    return [(values[name][place], name, place) for name, place in merge_oracles.time_series(given_rows, tolerance)]
 
 
 def ranked_granules(pieces: Sequence[Sequence[int]]) -> list[tuple[int, Sequence[int]]]:
@@ -87,15 +81,6 @@ def ranked_granules(pieces: Sequence[Sequence[int]]) -> list[tuple[int, Sequence
 
 def owners_of(ranked: Sequence[tuple[int, Sequence[int]]], strategy: TimeSeries) -> list[tuple[int, Any]]:
     return [(identity, strategy.intervals(np.array(values, np.int64))) for identity, values in ranked]
-
-
-@given(axes, tolerances)
-def test_intervals_are_cut_only_at_gaps_longer_than_the_tolerance(
-    pieces: list[list[int]], tolerance: int | None
-) -> None:
-    strategy = TimeSeries(tolerance)
-    for values in pieces:
-        assert list(strategy.intervals(np.array(values, np.int64))) == oracle_intervals(values, tolerance)
 
 
 @given(axes, tolerances, st.randoms(use_true_random=False))
@@ -174,14 +159,6 @@ def test_equal_axis_values_keep_the_order_of_rank_then_of_the_granule() -> None:
     assert rows[selection.take].tuples() == [(1, 7, 2), (5, 7, 0), (5, 7, 1), (9, 2, 0), (9, 2, 1)]
 
 
-def test_a_shared_boundary_value_is_kept_once_from_the_higher_rank() -> None:
-    low, high = (1, [0, 10, 20]), (2, [20, 30])
-    strategy = TimeSeries()
-    rows = Rows.of([low, high])
-    selection = select(strategy, Candidates(rows.axis, rows.origin, 0), owners_of([low, high], strategy))
-    assert rows[selection.take].tuples() == [(0, 1, 0), (10, 1, 1), (20, 2, 0), (30, 2, 1)]
-
-
 def test_nothing_merged_with_nothing_is_nothing() -> None:
     empty = Rows.of([])
     selection = select(TimeSeries(), Candidates(empty.axis, empty.origin, 0), [])
@@ -208,7 +185,7 @@ def test_the_axis_may_have_any_numeric_type(dtype: type) -> None:
     ranked = [low, high]
     strategy = TimeSeries(15)
     rows = Rows.of(ranked)
-    axis = rows.axis.astype(dtype)
+    axis: npt.NDArray[Any] = rows.axis.astype(dtype)
     owners = [(identity, strategy.intervals(np.array(values, dtype))) for identity, values in ranked]
     selection = select(strategy, Candidates(axis, rows.origin, 0), owners)
     assert axis[selection.take].tolist() == [0, 10, 20, 30]
@@ -245,12 +222,38 @@ def test_overlap_agrees_with_trying_every_point(a: list[Interval], b: list[Inter
     assert all(low <= high for low, high in overlap(a, b))
 
 
-@pytest.mark.parametrize("tolerance", [None, 0, 10**9])
-def test_a_strategy_survives_json(tolerance: int | None) -> None:
-    assert strategy_from_json(TimeSeries(tolerance).to_json()) == TimeSeries(tolerance)
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        *(TimeSeries(tolerance) for tolerance in (None, 0, 10**9)),
+        Replace(),
+        Concat(),
+        Upsert(),
+        Upsert(("time", "ku/beam"), 10**6, "time"),
+        Custom("package.module:function"),
+    ],
+    ids=str,
+)
+def test_a_strategy_survives_json(strategy: Strategy) -> None:
+    assert strategy_from_json(json.loads(json.dumps(strategy.to_json(), allow_nan=False))) == strategy
 
 
 @pytest.mark.parametrize("data", [{"strategy": "newest_first"}, {}])
 def test_an_unknown_strategy_is_refused(data: dict[str, Any]) -> None:
     with pytest.raises(FormatError, match="time_series"):
         strategy_from_json(data)
+
+
+@pytest.mark.parametrize("strategy", [TimeSeries(), Concat(), Upsert()], ids=str)
+def test_rows_of_unknown_origin_stay_and_rank_below_all_others(strategy: Strategy) -> None:
+    rows = Rows.of([(0, [1, 2, 9]), (5, [2, 3])])
+    selection = select(strategy, Candidates(rows.axis, rows.origin, 3), [(5, ((2, 3),))])
+    kept = [(1, 0, 0), (2, 5, 0), (3, 5, 1), (9, 0, 2)]
+    assert rows[selection.take].tuples() == (kept if strategy != Concat() else [kept[0], (2, 0, 1), *kept[1:]])
+
+
+def test_rows_of_unknown_origin_are_replaced_by_any_granule_and_stay_where_there_is_none() -> None:
+    rows = Rows.of([(0, [1, 2]), (5, [3])])
+    for owners, kept in (([(5, ((3, 3),))], [(3, 5, 0)]), ([], [(1, 0, 0), (2, 0, 1)])):
+        selection = select(Replace(), Candidates(rows.axis, rows.origin, 2), owners)
+        assert rows[selection.take].tuples() == kept

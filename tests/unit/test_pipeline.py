@@ -31,15 +31,24 @@ from daemon.sources.base import Delivery, ObjectRef
 from tests.engine_support import DAY_16
 from zcollection_engine.commits.records import Commit
 from zcollection_engine.commits.state import CollectionState
-from zcollection_engine.errors import EmptyGranuleError, NotFoundError, SchemaMismatchError, StorageError
+from zcollection_engine.errors import (
+    EmptyGranuleError,
+    NotFoundError,
+    SchemaChangedError,
+    SchemaMismatchError,
+    StorageError,
+)
+from zcollection_engine.granules.additions import Addition
 from zcollection_engine.identity import GranuleEntry, GranuleIdentity
 from zcollection_engine.merging import Share, TimeSeries
 from zcollection_engine.planning import MergeRules, make_plan
+from zcollection_engine.schema import Variable
 from zcollection_engine.stores.memory import MemoryStore
 from zcollection_engine.transaction import Offer, Outcome
 
 NOON = datetime(2024, 1, 1, 12, tzinfo=UTC)
 RETRY = RetrySettings(max_attempts=3, base_seconds=0.001, max_seconds=0.001)
+WAVE = Addition((Variable("wave", "<i2", ("time",), (8,), -1),))
 EVENT = {"Records": [{"eventName": "ObjectCreated:Put"}]}
 
 
@@ -57,22 +66,22 @@ class Compute:
     """Reads what a test put there: outcomes by key, one for each read; the last one stays."""
 
     def __init__(self, calls: list[str]) -> None:
-        self.outcomes: dict[str, deque[GranuleEntry | Exception]] = {}
+        self.outcomes: dict[str, deque[GranuleEntry | Addition | Exception]] = {}
         self.gate = asyncio.Event()
         self.gate.set()
         self._calls = calls
 
-    def gives(self, key: str, *outcomes: GranuleEntry | Exception) -> None:
+    def gives(self, key: str, *outcomes: GranuleEntry | Addition | Exception) -> None:
         self.outcomes[key] = deque(outcomes)
 
-    async def read(self, ref: ObjectRef, _collection: object) -> Reading:
-        self._calls.append(f"read {ref.key}")
+    async def read(self, ref: ObjectRef, collection: object) -> Reading | Addition:
+        self._calls.append(f"read {ref.key}{'' if collection is None else f' for {collection}'}")
         await self.gate.wait()
         outcomes = self.outcomes.get(ref.key) or deque([entry_of(ref)])
         outcome = outcomes.popleft() if len(outcomes) > 1 else outcomes[0]
         if isinstance(outcome, Exception):
             raise outcome
-        return Reading(outcome, None)
+        return outcome if isinstance(outcome, Addition) else Reading(outcome, None)
 
 
 class Target:
@@ -84,6 +93,8 @@ class Target:
         self.state = CollectionState()
         self.collection = SimpleNamespace(ref=None, state=self.state)
         self.stored: dict[str, str] = {}
+        self.failures: deque[Exception] = deque()
+        self.additions: deque[Exception | None] = deque()
         self._calls = calls
 
     async def require(self, _compute: object, _ref: ObjectRef) -> object:
@@ -97,7 +108,17 @@ class Target:
             raise NotFoundError(f"there is no object {url}")
         return self.stored[url] == etag
 
+    async def add(self, addition: Addition, ref: ObjectRef) -> None:
+        if self.additions and (error := self.additions.popleft()) is not None:
+            raise error
+        self._calls.append(f"add {', '.join(v.path for v in addition.variables)} of {ref.key}")
+        self.collection.ref = "the new schema"
+
     async def commit(self, offers: Sequence[Offer]) -> Outcome:
+        if self.failures:
+            self._calls.append(f"fail {', '.join(o.entry.identity.key for o in offers)}")
+            self.collection.ref = "the new schema"
+            raise self.failures.popleft()
         plan = make_plan(self.state, MergeRules(TimeSeries()), [offer.entry for offer in offers])
         self._calls.extend(f"commit {e.identity.key}" for e in plan.accepted)
         if not plan.accepted:
@@ -343,6 +364,63 @@ async def test_a_passing_failure_is_outlasted(bench: Bench) -> None:
     await bench.settle(ref_of())
     assert bench.calls == [*["read a.nc"] * 3, "commit a.nc", "acknowledge a.nc"]
     assert (bench.line().state, bench.line().attempts, bench.line().reason) == (State.COMMITTED, 3, "")
+
+
+async def test_a_granule_is_read_again_when_the_collection_has_got_the_variables_that_it_brings(bench: Bench) -> None:
+    bench.compute.gives("a.nc", WAVE, entry_of(ref_of()))
+    await bench.settle(ref_of())
+    assert bench.calls == [
+        "read a.nc",
+        "add wave of a.nc",
+        "read a.nc for the new schema",
+        "commit a.nc",
+        "acknowledge a.nc",
+    ]
+    assert (bench.line().state, bench.line().attempts) == (State.COMMITTED, 1)
+
+
+async def test_variables_that_the_collection_cannot_have_are_the_granule_s_fault(bench: Bench) -> None:
+    bench.compute.gives("a.nc", WAVE)
+    bench.target.additions.append(SchemaMismatchError("a.nc: 'wave' would be a variable and a group at once"))
+    await bench.settle(ref_of())
+    assert (bench.line().state, bench.line().reason) == (State.QUARANTINED, "schema_mismatch")
+
+
+async def test_no_transaction_runs_while_variables_are_added(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    adding, added = asyncio.Event(), asyncio.Event()
+    add = bench.target.add
+
+    async def slow(addition: Addition, ref: ObjectRef) -> None:
+        adding.set()
+        await added.wait()
+        await add(addition, ref)
+
+    monkeypatch.setattr(bench.target, "add", slow)
+    bench.compute.gives("a.nc", WAVE, entry_of(ref_of()))
+    await bench.take(ref_of())
+    await adding.wait()
+    await bench.take(ref_of("b.nc"))
+    await turns()
+    assert bench.calls == ["read a.nc", "read b.nc"]
+    added.set()
+    await bench.pipeline.idle()
+    assert [call for call in bench.calls if "commit" in call] == ["commit b.nc", "commit a.nc"]
+
+
+async def test_granules_fitted_to_an_old_schema_are_fitted_again_at_once_and_it_does_not_count(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def no_pause(_seconds: float) -> None:
+        raise AssertionError("nothing is to be waited for")
+
+    monkeypatch.setattr(module.asyncio, "sleep", no_pause)
+    changed = SchemaChangedError("a.nc was fitted to a schema without 'wave'")
+    bench.target.failures.extend([changed] * (2 * RETRY.max_attempts))
+    bench.compute.gives("a.nc", entry_of(ref_of()))
+    await bench.settle(ref_of())
+    assert bench.calls[:3] == ["read a.nc", "fail a.nc", "read a.nc for the new schema"]
+    assert bench.calls[-2:] == ["commit a.nc", "acknowledge a.nc"]
+    assert (bench.line().state, bench.line().attempts) == (State.COMMITTED, 1)
 
 
 async def test_a_spent_budget_ends_in_quarantine_with_the_reason(bench: Bench) -> None:

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.routing import Router, Rule
-from daemon.sources.base import ObjectRef, locate
+from daemon.sources.base import ObjectRef
+from zcollection_engine.stores.resolve import locate
 
 
 def ref(url: str) -> ObjectRef:

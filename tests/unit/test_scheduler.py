@@ -11,7 +11,7 @@ import structlog
 from daemon.logs import context
 from daemon.scheduler import Limits, PartitionScheduler
 from tests.engine_support import DAY_16, DAY_17
-from zcollection_engine.errors import BusyError, InvalidGranuleError, StorageError
+from zcollection_engine.errors import BusyError, InvalidGranuleError, SchemaChangedError, StorageError
 from zcollection_engine.identity import GranuleEntry, GranuleIdentity
 from zcollection_engine.merging import Share
 from zcollection_engine.planning import Verdict
@@ -224,6 +224,53 @@ async def test_a_lone_granule_s_failure_is_its_own_at_once(desk: Desk) -> None:
     with pytest.raises(StorageError, match="the network is down"):
         await merging
     assert await desk.nothing_starts()
+
+
+async def test_a_schema_that_changed_is_told_to_all_of_a_batch_at_once(desk: Desk) -> None:
+    first = await desk.offer("a", DAY_16)
+    running = await desk.next()
+    mergings = [await desk.offer(key, DAY_16) for key in "bc"]
+    running.succeed()
+    await first
+    changed = SchemaChangedError("b was fitted to a schema without 'wave'")
+    (await desk.next()).fail(changed)
+    for merging in mergings:
+        with pytest.raises(SchemaChangedError, match="'wave'"):
+            await merging
+    assert await desk.nothing_starts()
+
+
+async def test_a_pause_begins_when_what_runs_has_ended_and_nothing_starts_before_it_is_over(desk: Desk) -> None:
+    first = await desk.offer("a", DAY_16)
+    running = await desk.next()
+    paused, over = asyncio.Event(), asyncio.Event()
+
+    async def pause() -> None:
+        async with desk.scheduler.paused():
+            paused.set()
+            await over.wait()
+
+    pausing = asyncio.create_task(pause())
+    second = await desk.offer("b", DAY_17)
+    assert await desk.nothing_starts()
+    assert not paused.is_set()
+    running.succeed()
+    await first
+    await paused.wait()
+    assert await desk.nothing_starts()
+    over.set()
+    await pausing
+    (await desk.next()).succeed(2)
+    assert await second == (Verdict.COMMITTED, 2)
+
+
+async def test_a_batch_that_waits_for_another_writer_does_not_outlast_a_pause(desk: Desk) -> None:
+    merging = await desk.offer("a", DAY_16)
+    (await desk.next()).fail(BusyError("held", retry_after=0.01))
+    async with desk.scheduler.paused():
+        assert await desk.nothing_starts()
+    (await desk.next()).succeed()
+    await merging
 
 
 async def test_a_granule_cancelled_while_it_waits_is_in_no_transaction(desk: Desk) -> None:

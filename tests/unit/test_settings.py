@@ -207,7 +207,7 @@ def test_the_class_alone_reads_no_environment(monkeypatch: pytest.MonkeyPatch) -
             "collections[0].precedence={by='key', pattern='a.b'}",
             "collections[0].precedence: pattern 'a.b' has no group (...): what it holds decides",
         ),
-        ("collections[0].axis=t", "collections[0]: partitioning.variable ('time') must be the axis ('t')"),
+        ("collections[0].granule.max_mb=0", "collections[0].granule.max_mb: should be greater than or equal to 1"),
         (
             "collections[0].granule.axis='/data_01/tim'",
             "collections[0]: granule.axis ('/data_01/tim') becomes 'tim', but axis is 'time'",
@@ -244,13 +244,25 @@ def test_the_engine_gets_the_granules_section_in_its_own_form(load: Load) -> Non
         "collections[0].granule.exclude=['/**/flag_*']",
         "collections[0].granule.rename={'ku/range'='range'}",
         "collections[0].granule.attributes={pass_number='uint16'}",
+        "collections[0].granule.max_mb=5",
     ]
     assert load(MINIMAL, overrides).collections[0].granule_spec == GranuleSpec(
         axis="/time",
         exclude=("/**/flag_*",),
         rename={"ku/range": "range"},
         attributes={"pass_number": "uint16"},
+        max_nbytes=5_000_000,
     )
+
+
+def test_a_time_beside_the_axis_that_decides_on_partitions_is_decoded_like_it(load: Load) -> None:
+    def times(*overrides: str) -> tuple[str, ...]:
+        return load(MINIMAL, list(overrides)).collections[0].granule_spec.times
+
+    assert times() == ()
+    assert times("collections[0].partitioning.variable=sent") == ("sent",)
+    by_cycle = MINIMAL.replace('"date", variable = "time", resolution = "day"', '"sequence", variables = ["cycle"]')
+    assert load(by_cycle).collections[0].granule_spec.times == ()
 
 
 def test_settings_are_read_without_loading_the_engine() -> None:

@@ -6,24 +6,29 @@ import asyncio
 import json
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pytest
+import structlog
 
 from daemon.errors import SettingsError
 from daemon.rules import partitioning_of, strategy_of
 from daemon.settings_data import CollectionSettings
 from daemon.sources.base import ObjectRef
 from daemon.target import Target
-from daemon.tasks import Proposal, ReadRequest
+from daemon.tasks import Founding, Proposal, ReadRequest
 from tests.engine_support import small_schema
 from zcollection_engine import StorageOptions, open_collection
-from zcollection_engine.codecs import with_codecs
-from zcollection_engine.errors import InvalidGranuleError, NotFoundError
+from zcollection_engine.codecs import parse_codecs, with_codecs
+from zcollection_engine.collection import Collection
+from zcollection_engine.errors import BusyError, InvalidGranuleError, NotFoundError, SchemaMismatchError
+from zcollection_engine.granules.additions import Addition
+from zcollection_engine.granules.drift import DriftPolicy
 from zcollection_engine.granules.model import Granule, GranuleVariable
-from zcollection_engine.schema import Schema, Variable
+from zcollection_engine.schema import PROVENANCE, Dimension, Schema, Variable
 from zcollection_engine.schema_json import schema_to_json
 from zcollection_engine.stores.memory import MemoryStore
 
@@ -37,12 +42,12 @@ class Compute:
 
     def __init__(self, schema: Schema, *, together: int = 1) -> None:
         self.schema = schema
-        self.proposed: list[tuple[ReadRequest, int | None]] = []
+        self.proposed: list[tuple[ReadRequest, Founding]] = []
         self.failures: list[Exception] = []
         self._barrier = asyncio.Barrier(together)
 
-    async def propose(self, request: ReadRequest, chunk_rows: int | None) -> Proposal:
-        self.proposed.append((request, chunk_rows))
+    async def propose(self, request: ReadRequest, founding: Founding) -> Proposal:
+        self.proposed.append((request, founding))
         await self._barrier.wait()
         if self.failures:
             raise self.failures.pop()
@@ -91,7 +96,7 @@ async def test_a_collection_that_does_not_exist_waits_for_its_first_granule(url:
     await target.publish_arrays()
     collection = await target.require(compute, REF)
     assert await target.require(compute, REF) is collection
-    assert compute.proposed == [(target.request(REF), 5)]
+    assert compute.proposed == [(target.request(REF), Founding(5))]
     assert open_collection(url).schema == compute.schema
 
 
@@ -140,6 +145,133 @@ async def test_a_schema_file_with_fixed_values_waits_for_the_granule_that_has_th
     assert set(collection.immutable) == {"band"}
 
 
+async def test_what_the_settings_say_of_codecs_and_provenance_holds_for_a_schema_file_too(
+    url: str, tmp_path: Path
+) -> None:
+    settings = {"codecs": "fast", "provenance": False, "zarr_format": 2}
+    target = target_at(url, schema_file=schema_file(tmp_path, small_schema()), **settings)
+    await target.open()
+    schema = open_collection(url).schema
+    assert schema.zarr_format == 2
+    assert not schema.keeps_provenance
+    assert schema["height"].codecs == parse_codecs("fast", schema["height"])
+    await target_at(url, provenance=False).open()
+
+
+def test_a_schema_file_without_provenance_is_refused_where_the_settings_want_it(url: str, tmp_path: Path) -> None:
+    bare = replace(small_schema(), variables=tuple(v for v in small_schema().variables if v.path != PROVENANCE))
+    path = schema_file(tmp_path, bare)
+    document = {**json.loads(path.read_text()), "provenance": False}
+    path.write_text(json.dumps(document))
+    with pytest.raises(SettingsError, match=r"collections\.s6a\.provenance: true, but .*schema\.json has"):
+        target_at(url, schema_file=path)
+    assert not target_at(url, schema_file=path, provenance=False).settings.provenance
+
+
+async def test_the_settings_decide_how_a_collection_is_founded(url: str, compute: Any) -> None:
+    target = target_at(url, chunk_rows=7, codecs="small", provenance=False, zarr_format=2)
+    await target.require(compute, REF)
+    assert compute.proposed == [(target.request(REF), Founding(7, "small", provenance=False, zarr_format=2))]
+
+
+# Drift.
+
+
+def drift_at(url: str) -> dict[str, str]:
+    return open_collection(url).config.drift.to_json()
+
+
+async def test_another_drift_policy_takes_effect_with_the_next_start(url: str, compute: Any) -> None:
+    await target_at(url).require(compute, REF)
+    adding = target_at(url, drift={"new": "add", "missing": "fill"})
+    await adding.open()
+    assert (drift_at(url)["new"], drift_at(url)["missing"]) == ("add", "fill")
+    commits = len(list(open_collection(url).history()))
+    await target_at(url, drift={"new": "add", "missing": "fill"}).open()
+    assert len(list(open_collection(url).history())) == commits == 1
+
+
+async def test_two_daemons_may_change_the_drift_policy_at_once(
+    url: str, compute: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await target_at(url).require(compute, REF)
+    change = Collection.set_drift
+
+    def beaten(self: Collection, policy: DriftPolicy, **options: Any) -> int:
+        monkeypatch.setattr(Collection, "set_drift", change)
+        open_collection(url, mode="w").set_drift(policy)
+        return change(self, policy, **options)
+
+    monkeypatch.setattr(Collection, "set_drift", beaten)
+    await target_at(url, drift={"new": "reject"}).open()
+    assert drift_at(url)["new"] == "reject"
+    assert [info.operation for info in open_collection(url).history()] == ["drift"]
+
+
+async def test_a_drift_policy_that_cannot_be_changed_now_stays_and_the_daemon_starts(
+    url: str, compute: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await target_at(url).require(compute, REF)
+
+    def busy(*_: object, **__: object) -> int:
+        raise BusyError("year=2023 is held by 'other'", retry_after=1)
+
+    monkeypatch.setattr(Collection, "set_drift", busy)
+    target = target_at(url, drift={"new": "reject"})
+    with structlog.testing.capture_logs() as lines:
+        await target.open()
+    assert target.collection is not None
+    assert drift_at(url)["new"] == "ignore"
+    assert [line["event"] for line in lines if line["log_level"] == "warning"] == ["the drift policy stays as it was"]
+
+
+# Adding variables.
+
+WAVE = Variable("wave", "<i2", ("time",), (8,), -1)
+SPECTRUM = Variable("spectrum", "<f4", ("time", "bin"), (8, 5), float("nan"))
+ADDITION = Addition((WAVE, SPECTRUM), (Dimension("bin", 5),))
+
+
+async def test_variables_are_added_once_however_many_granules_bring_them(url: str, compute: Any) -> None:
+    targets = [target_at(url), target_at(url)]
+    for target in targets:
+        await target.require(compute, REF)
+    await asyncio.gather(*(target.add(ADDITION, REF) for target in targets * 3))
+    for target in targets:
+        assert target.collection is not None
+        assert target.collection.schema["wave"] == WAVE
+        assert target.collection.schema.sizes["bin"] == 5
+    assert [info.operation for info in open_collection(url).history()] == ["add"]
+
+
+async def test_variables_are_added_when_another_writer_has_let_go(
+    url: str, compute: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = target_at(url)
+    collection = await target.require(compute, REF)
+    busy = iter([BusyError("year=2023 is held by 'other'", retry_after=0.001)])
+    require = collection.require_variables
+    waits: list[float | None] = []
+
+    def once_busy(*args: Any, timeout: float | None) -> None:
+        waits.append(timeout)
+        for error in busy:
+            raise error
+        require(*args, timeout=timeout)
+
+    monkeypatch.setattr(collection, "require_variables", once_busy)
+    await target.add(ADDITION, REF)
+    assert waits == [0, 0]
+    assert "wave" in collection.schema.by_path
+
+
+async def test_variables_that_cannot_be_added_are_the_granule_s_fault(url: str, compute: Any) -> None:
+    target = target_at(url)
+    await target.require(compute, REF)
+    with pytest.raises(SchemaMismatchError, match=r"^a\.nc: .*'height/x'.*group"):
+        await target.add(Addition((replace(WAVE, path="height/x"),)), REF)
+
+
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
@@ -155,8 +287,9 @@ async def test_a_schema_file_with_fixed_values_waits_for_the_granule_that_has_th
             {"axis": "other", "partitioning": {"by": "date", "variable": "other", "resolution": "day"}},
             "collections.s6a.axis: other, but {url} was created with time;",
         ),
+        ({"zarr_format": 2}, "collections.s6a.zarr_format: 2, but {url} was created with 3;"),
     ],
-    ids=["partitioning", "merge", "axis"],
+    ids=["partitioning", "merge", "axis", "zarr_format"],
 )
 async def test_settings_that_contradict_the_collection_are_refused(
     url: str, compute: Any, changes: Mapping[str, Any], line: str

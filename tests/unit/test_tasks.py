@@ -11,23 +11,37 @@ from pydantic import ValidationError
 
 from daemon.routing import Router, Rule
 from daemon.settings_data import CollectionSettings, GranuleSettings
-from daemon.sources.base import ObjectRef, locate
-from daemon.tasks import Proposal, ReadGranule, ReadRequest, entry_of, merge_partition, propose, read_granule
+from daemon.sources.base import ObjectRef
+from daemon.tasks import (
+    Founding,
+    Proposal,
+    ReadGranule,
+    ReadRequest,
+    entry_of,
+    merge_partition,
+    propose,
+    read_granule,
+    reread_granule,
+)
 from tests.granules_twins import sentinel6_twin
 from tests.zarr_twins import FORMATS, MARKERS, Format, pack, write_twin
 from zcollection_engine import DatePartitioning, create_collection
+from zcollection_engine.codecs import parse_codecs
 from zcollection_engine.collection import Collection
 from zcollection_engine.commits.log import CommitLog
 from zcollection_engine.commits.records import Grant
 from zcollection_engine.errors import InvalidGranuleError, NotFoundError
+from zcollection_engine.granules.additions import Addition
+from zcollection_engine.granules.drift import DriftPolicy
 from zcollection_engine.granules.model import GranuleSpec
 from zcollection_engine.jobs import JobResult, PartitionJob
 from zcollection_engine.layout.documents import Version
 from zcollection_engine.merging import Change
-from zcollection_engine.stores.resolve import StorageOptions
+from zcollection_engine.stores.resolve import StorageOptions, locate
 
 SPEC = GranuleSpec("/data_01/time", include=("/data_01/*",))
 DAY_17 = "year=2023/month=12/day=17"
+DAILY = DatePartitioning("time", "day")
 
 
 def request(path: Path, spec: GranuleSpec = SPEC) -> ReadRequest:
@@ -45,7 +59,7 @@ def source(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def collection(tmp_path: Path, source: Path) -> Collection:
-    proposal = propose(request(source), None)
+    proposal = propose(request(source), Founding())
     assert isinstance(proposal, Proposal)
     return create_collection(f"file://{tmp_path}/s6a", proposal.schema, DatePartitioning("time", "day"))
 
@@ -64,6 +78,10 @@ def merge_of(read: ReadGranule, collection: Collection) -> PartitionJob:
         owners=((read.entry.id, share.intervals),),
         inserted=(read.entry.id,),
     )
+
+
+def merge_of_nothing(collection: Collection) -> PartitionJob:
+    return PartitionJob(collection.ref, 1, 60.0, "0" * 32, DAY_17, Change.APPEND, Version(-1, 0, 0), 0, (), (1,))
 
 
 def test_a_granule_is_read_with_its_identity_and_its_share_in_every_partition(
@@ -103,7 +121,53 @@ def test_errors_are_outcomes(tmp_path: Path, source: Path, collection: Collectio
     assert entry_of(missing) is missing
     source.write_bytes(b"no granule")
     assert isinstance(read_granule(request(source), collection.ref), InvalidGranuleError)
-    assert isinstance(propose(request(source), None), InvalidGranuleError)
+    assert isinstance(propose(request(source), Founding()), InvalidGranuleError)
+
+
+ADDING = DriftPolicy(new="add", missing="fill")
+
+
+def test_a_granule_that_brings_variables_tells_them_and_fits_when_they_are_there(tmp_path: Path, source: Path) -> None:
+    narrow = replace(SPEC, include=("/data_01/latitude", "/data_01/longitude"))
+    proposal = propose(request(source, narrow), Founding())
+    assert isinstance(proposal, Proposal)
+    collection = create_collection(f"file://{tmp_path}/s6a", proposal.schema, DAILY, drift=ADDING)
+    wider = replace(SPEC, include=(*narrow.include, "/data_01/ku/ssha"))
+    addition = read_granule(request(source, wider), collection.ref)
+    assert isinstance(addition, Addition)
+    assert entry_of(addition) is addition
+    assert [variable.path for variable in addition.variables] == ["ku/ssha"]
+    assert isinstance(merge_partition(merge_of_nothing(collection), [addition]), NotFoundError)
+    before = collection.ref
+    collection.require_variables(addition.variables, addition.dimensions)
+    read = read_granule(request(source, wider), collection.ref)
+    assert isinstance(read, ReadGranule)
+    assert "ku/ssha" in read.granule.variables
+    assert isinstance(read_granule(request(source, wider), before), Addition)
+
+
+def test_a_granule_that_is_in_is_read_again_only_while_it_is_the_same(source: Path, collection: Collection) -> None:
+    read = read_granule(request(source), collection.ref)
+    assert isinstance(read, ReadGranule)
+    again = reread_granule(read.entry, SPEC, StorageOptions(), collection.ref)
+    assert isinstance(again, ReadGranule)
+    assert again.entry == read.entry
+    assert again.granule.variables.keys() == read.granule.variables.keys()
+    source.write_bytes(sentinel6_twin(100, rows=21).data)
+    assert isinstance(reread_granule(read.entry, SPEC, StorageOptions(), collection.ref), NotFoundError)
+    source.write_bytes(b"no granule")
+    assert isinstance(reread_granule(read.entry, SPEC, StorageOptions(), collection.ref), NotFoundError)
+    source.unlink()
+    assert isinstance(reread_granule(read.entry, SPEC, StorageOptions(), collection.ref), NotFoundError)
+
+
+def test_a_proposal_follows_the_settings(source: Path) -> None:
+    proposal = propose(request(source), Founding(chunk_rows=5, codecs="fast", provenance=False, zarr_format=2))
+    assert isinstance(proposal, Proposal)
+    assert not proposal.schema.keeps_provenance
+    time = proposal.schema["time"]
+    assert (time.chunks, proposal.schema.zarr_format) == ((5,), 2)
+    assert time.codecs == parse_codecs("fast", time)
 
 
 def test_a_partition_is_merged_from_what_was_read(source: Path, collection: Collection) -> None:

@@ -503,7 +503,7 @@ def test_writers_that_take_each_other_over_all_the_time_still_bring_every_row_in
         for turn in range(4):
             second = 10 * turn + number
             offers = [offer_of(writer, heights([second, second + 4]), f"{number}-{turn}", precedence=turn)]
-            for _ in range(200):
+            for _ in range(5000):
                 try:
                     writer.commit_offers(offers)
                     break

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Callable, Generator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -84,7 +84,13 @@ class Folder:
 
 
 class Bench:
-    def __init__(self, *, settle_seconds: float = 0, url: str = "file:///data/incoming") -> None:
+    def __init__(
+        self,
+        *,
+        settle_seconds: float = 0,
+        url: str = "file:///data/incoming",
+        is_marker: Callable[[str], bool] = lambda _: False,
+    ) -> None:
         self.folder = Folder(url)
         self.ledger: set[ObjectRef] = set()
         self.clock = HandClock()
@@ -95,6 +101,7 @@ class Bench:
             interval_seconds=10,
             settle_seconds=settle_seconds,
             known=self.ledger.__contains__,
+            is_marker=is_marker,
             clock=self.clock,
             wake=self.wake,
         )
@@ -274,6 +281,16 @@ async def test_names_that_writers_use_for_the_time_of_writing_are_never_taken(be
     bench.folder.put(name)
     assert await bench.scan() == []
     assert await bench.source.drained()
+
+
+@pytest.mark.parametrize("name", ["a.zarr/.zmetadata", "a.zarr/_SUCCESS", "in/a.zarr/done.tmp"])
+async def test_a_marker_is_taken_whatever_its_name(name: str) -> None:
+    markers = {".zmetadata", "_SUCCESS", "done.tmp"}
+    bench = Bench(is_marker=lambda key: key.rpartition("/")[2] in markers)
+    for other in (name, f".staging/{name}", "a.zarr/.zgroup", "a.zarr/_FAILURE", "a.zarr/x.tmp"):
+        bench.folder.put(other)
+    async with bench.source:
+        assert [delivery.ref.key for delivery in await bench.scan()] == [f"data/incoming/{name}"]
 
 
 async def test_a_file_is_taken_when_its_writer_renames_it(bench: Bench) -> None:

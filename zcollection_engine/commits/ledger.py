@@ -169,6 +169,11 @@ class Ledger:
         shares = {p: share for p, share in entry.shares.items() if any(o.id == entry.id for o in self.owners(p))}
         return replace(entry, shares=shares)
 
+    def has_as_planned(self, entry: GranuleEntry) -> bool:
+        """Tell whether a granule is in with the very shares of ``entry``; a rollback may have brought some back."""
+        present = self.get(entry.id)
+        return present is not None and self.living(present).shares.keys() == entry.shares.keys()
+
     def count(self, path: str) -> int:
         """Number of granules with a share in a partition."""
         recent = len(self._members.get(path, ()))

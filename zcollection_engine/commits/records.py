@@ -118,8 +118,8 @@ class Commit:
     Attributes
     ----------
     operation
-        What the transaction was: "merge", "retract", "drop", "rollback", "attributes", "add" or "remove" (variables),
-        "import".
+        What the transaction was: "merge", "retract", "drop", "rollback", "attributes", "drift" (the policy), "add"
+        or "remove" (variables), "import".
     partitions
         New state of each partition touched; those that a granule belongs to without changing them are absent.
     granules

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from zcollection_engine.errors import EmptyGranuleError, InvalidGranuleError
 from zcollection_engine.granules.model import Granule, GranuleSpec, GranuleVariable
 from zcollection_engine.granules.selection import Names, Selection
-from zcollection_engine.granules.timeaxis import decode_axis
+from zcollection_engine.granules.timeaxis import decode_axis, decode_time
 from zcollection_engine.granules.timeunits import is_time_units
 from zcollection_engine.granules.values import (
     INTERNAL_ATTRIBUTES,
@@ -130,12 +130,14 @@ def assemble(
     ------
     InvalidGranuleError
         With the codes "axis_not_finite", "axis_undecodable", "axis_out_of_range", "attribute_missing",
-        "attribute_value".
+        "attribute_value"; for other times "time_missing", "time_not_1d", "time_not_finite", "time_undecodable",
+        "time_out_of_range".
     """
     paths, dimension = choice.names.variables, choice.dimension
     variables = {paths[path]: as_granule_variable(variable, dimension) for path, variable in found.items()}
     axis = paths[spec.axis]
     variables[axis] = decode_axis(variables[axis], path=spec.axis, name=name)
+    variables |= {path: _time(path, variables, paths, dimension, name) for path in spec.times if path != axis}
     rows = variables[axis].values.shape[0]
     for attribute, target in choice.names.attributes.items():
         values = constant_rows(attribute, attributes.get(attribute), spec.attributes[attribute], rows=rows, name=name)
@@ -143,6 +145,30 @@ def assemble(
         variables[target] = GranuleVariable((dimension,), values, described)
     kept = {key: value for key, value in attributes.items() if key not in INTERNAL_ATTRIBUTES}
     return Granule(name, axis, dimension, dict(sorted(variables.items())), json_attributes(kept))
+
+
+def _time(
+    path: str, variables: Mapping[str, GranuleVariable], paths: Mapping[str, str], dimension: str, name: str
+) -> GranuleVariable:
+    """Decode a time beside the axis; ``path`` is its collection path."""
+    found = variables.get(path)
+    if found is None:
+        times = sorted(other for other, candidate in variables.items() if _looks_like_time(candidate.attributes))
+        raise InvalidGranuleError(
+            f"{name}: there is no variable that becomes {path!r}, by whose date rows are partitioned; check 'include'"
+            f" and 'rename'; variables that look like times: {', '.join(times) or 'none'}",
+            reason="time_missing",
+            granule=name,
+        )
+    if found.dimensions != (dimension,):
+        raise InvalidGranuleError(
+            f"{name}: variable {path!r}, by whose date rows are partitioned, must have the one dimension {dimension!r},"
+            f" it has {found.dimensions}; choose another one",
+            reason="time_not_1d",
+            granule=name,
+        )
+    source = next(source for source, target in paths.items() if target == path)
+    return decode_time(found, path=source, name=name)
 
 
 def _axis(entries: Mapping[str, Entry], path: str, name: str) -> Entry:

@@ -96,18 +96,18 @@ class Budget:
         """Take what the characters of strings need that were read; raises as `reserve`."""
         self._take(path, _CHARACTER_NBYTES * sum(map(len, texts)), "of strings")
 
-    def blocks(self, shape: tuple[int, ...], largest: int) -> Iterator[Selection]:
+    def blocks(self, shape: tuple[int, ...], longest: int) -> Iterator[Selection]:
         """Iterate over selections that divide an array of strings so that each can be afforded.
 
         Parameters
         ----------
         shape
             Of the array.
-        largest
+        longest
             Bytes of the longest string that there may be. As many strings are selected at once as would fit into what
             is left then, one at least.
         """
-        most = max(1, self.left // (_TEXT_NBYTES + _CHARACTER_NBYTES * largest))
+        most = max(1, self.left // (_TEXT_NBYTES + _CHARACTER_NBYTES * longest))
         if math.prod(shape) <= most:
             yield (...,)
         elif math.prod(shape[1:]) <= most:
@@ -115,7 +115,7 @@ class Budget:
             yield from ((slice(at, at + step),) for at in range(0, shape[0], step))
         else:
             for at in range(shape[0]):
-                yield from ((at, *rest) for rest in self.blocks(shape[1:], largest))
+                yield from ((at, *rest) for rest in self.blocks(shape[1:], longest))
 
     def _take(self, path: str, nbytes: int, what: str) -> None:
         self._taken += nbytes

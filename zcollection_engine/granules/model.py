@@ -30,6 +30,9 @@ class GranuleSpec:
         From a collection path (see `collection_path`) to another.
     attributes
         Global attributes of the granule that become row variables: attribute name to numpy dtype name.
+    times
+        Collection paths of more row variables that are decoded as the axis is, to int64 nanoseconds since 1970-01-01:
+        those by whose date a collection is partitioned.
     format
         What the objects are: NetCDF files; or zip archives of a Zarr hierarchy and the markers of Zarr directories.
     marker
@@ -47,6 +50,7 @@ class GranuleSpec:
     exclude: tuple[str, ...] = ()
     rename: Mapping[str, str] = field(default_factory=dict)
     attributes: Mapping[str, str] = field(default_factory=dict)
+    times: tuple[str, ...] = ()
     format: Literal["netcdf", "zarr"] = "netcdf"
     marker: str = ""
     missing_chunks: Literal["reject", "fill"] = "reject"

@@ -99,10 +99,10 @@ def read_netcdf(data: bytes, spec: GranuleSpec, *, name: str) -> Granule:
     """
     selection = Selection(spec)
     content = openable(data, name)
-    check_heaps(content, name=name)
+    longest = check_heaps(content, name=name)
     try:
         with _LIBRARY, netCDF4.Dataset("granule", memory=content) as dataset:
-            found = _extract(dataset, selection, len(data), name)
+            found = _extract(dataset, selection, longest, name)
     except InvalidGranuleError:
         raise
     except MemoryError as error:
@@ -122,7 +122,7 @@ def read_netcdf(data: bytes, spec: GranuleSpec, *, name: str) -> Granule:
     return assemble(found.choice, found.variables, found.attributes, spec, name=name)
 
 
-def _extract(dataset: netCDF4.Dataset, selection: Selection, file_nbytes: int, name: str) -> _Found:
+def _extract(dataset: netCDF4.Dataset, selection: Selection, longest: int, name: str) -> _Found:
     dataset.set_auto_maskandscale(False)
     dataset.set_auto_chartostring(False)
     entries = dict(_walk(dataset))
@@ -132,7 +132,7 @@ def _extract(dataset: netCDF4.Dataset, selection: Selection, file_nbytes: int, n
     for path, variable in chosen.items():
         _reserve(budget, path, variable, name)
     budget.reserve_axis(selection.spec.axis, chosen[selection.spec.axis].shape[0])
-    variables = {path: _read(budget, path, variable, file_nbytes) for path, variable in chosen.items()}
+    variables = {path: _read(budget, path, variable, longest) for path, variable in chosen.items()}
     return _Found(choice, variables, _attributes(dataset))
 
 
@@ -161,16 +161,16 @@ def _reserve(budget: Budget, path: str, variable: netCDF4.Variable[Any], name: s
         budget.reserve_chunk(path, tuple(chunks), itemsize)
 
 
-def _read(budget: Budget, path: str, variable: netCDF4.Variable[Any], file_nbytes: int) -> FoundVariable:
+def _read(budget: Budget, path: str, variable: netCDF4.Variable[Any], longest: int) -> FoundVariable:
     is_text = variable.dtype is str
-    values = _strings(budget, path, variable, file_nbytes) if is_text else np.asarray(variable[...])
+    values = _strings(budget, path, variable, longest) if is_text else np.asarray(variable[...])
     return FoundVariable(variable.dimensions, values, _attributes(variable))
 
 
-def _strings(budget: Budget, path: str, variable: netCDF4.Variable[Any], file_nbytes: int) -> npt.NDArray[Any]:
-    """Read strings block by block: a file may name one long string many times."""
+def _strings(budget: Budget, path: str, variable: netCDF4.Variable[Any], longest: int) -> npt.NDArray[Any]:
+    """Read strings block by block: a file may name one long string many times. ``longest`` is in bytes."""
     values = np.empty(variable.shape, dtype=object)
-    for block in budget.blocks(variable.shape, largest=file_nbytes):
+    for block in budget.blocks(variable.shape, longest):
         values[block] = variable[block]
         budget.add_text(path, np.ravel(values[block]).tolist())
     return values

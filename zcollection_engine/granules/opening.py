@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 from zcollection_engine.errors import StorageError
 from zcollection_engine.granules.model import Granule, GranuleSpec
@@ -11,10 +10,7 @@ from zcollection_engine.granules.netcdf import read_netcdf
 from zcollection_engine.granules.zarrgranule import read_zarr_archive, read_zarr_folder
 from zcollection_engine.stores.base import ObjectInfo, ObjectStore
 from zcollection_engine.stores.options import StorageOptions
-from zcollection_engine.stores.resolve import fetch, open_store, split_url
-
-#: Stores of Zarr granules kept open: a daemon reads them from a few buckets or folders.
-_KEPT = 32
+from zcollection_engine.stores.resolve import fetch, kept_store, split_url
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +57,11 @@ def open_granule(url: str, spec: GranuleSpec, options: StorageOptions | None = N
         stored = fetch(url, options)
         return OpenedGranule(read_netcdf(stored.data, spec, name=url), stored.info)
     root, key = split_url(url)
-    store = _kept_store(root, options or StorageOptions())
+    store = kept_store(root, options or StorageOptions())
     if spec.is_marker(key):
         return _open_folder(store, key, spec, url)
     stored = store.get(key)
     return OpenedGranule(read_zarr_archive(stored.data, spec, name=url), stored.info)
-
-
-@lru_cache(maxsize=_KEPT)
-def _kept_store(root: str, options: StorageOptions) -> ObjectStore:
-    return open_store(root, options)
 
 
 def _open_folder(store: ObjectStore, key: str, spec: GranuleSpec, url: str) -> OpenedGranule:

@@ -1,4 +1,4 @@
-"""Decode the axis of a granule: CF time to nanoseconds since 1970-01-01.
+"""Decode the axis of a granule, and other times: CF time to nanoseconds since 1970-01-01.
 
 Source of the rules: CF Metadata Conventions 1.11, section 4.4 "Time Coordinate".
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import cftime
 import numpy as np
@@ -33,6 +33,8 @@ ENCODING_ATTRIBUTES = frozenset(
 )
 
 _EPOCH_JULIAN_DAY = 2_440_588
+#: Rows that go through cftime at once: its dates take 250 bytes each.
+_CFTIME_ROWS = 1 << 14
 _MIN, _MAX = -(1 << 63) + 1, (1 << 63) - 1
 
 _CALENDARS = {
@@ -79,34 +81,69 @@ def decode_axis(axis: GranuleVariable, *, path: str, name: str) -> GranuleVariab
         "axis_undecodable" for units, calendars or dates that cannot be decoded; "axis_out_of_range" for times
         outside 1677-09-21 to 2262-04-11.
     """
-    if axis.values.dtype.kind not in "iuf":
+    return _decode(axis, _Subject("axis", path, name))
+
+
+def decode_time(time: GranuleVariable, *, path: str, name: str) -> GranuleVariable:
+    """Return a time beside the axis in the form of an axis that is a time.
+
+    Raises
+    ------
+    InvalidGranuleError
+        As `decode_axis`, the reasons beginning with "time" instead of "axis"; also for units that are no time's.
+    """
+    subject = _Subject("time", path, name)
+    units = time.attributes.get("units")
+    if not is_time_units(units):
+        subject.fail("undecodable", f"has the units {units!r}, not those of a time; choose another variable")
+    return _decode(time, subject)
+
+
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """What is decoded: the axis or another time."""
+
+    role: Literal["axis", "time"]
+    path: str
+    granule: str
+
+    def fail(self, problem: str, what: str) -> NoReturn:
         raise InvalidGranuleError(
-            f"{name}: the axis {path} holds {axis.values.dtype} values, not numbers; choose a numeric variable",
-            reason="axis_undecodable",
-            granule=name,
+            f"{self.granule}: the {self.role} {self.path} {what}",
+            reason=f"{self.role}_{problem}",
+            granule=self.granule,
         )
-    _check_finite(axis, path, name)
-    units = axis.attributes.get("units")
+
+
+def _decode(time: GranuleVariable, subject: _Subject) -> GranuleVariable:
+    if time.values.dtype.kind not in "iuf":
+        subject.fail("undecodable", f"holds {time.values.dtype} values, not numbers; choose a numeric variable")
+    _check_finite(time, subject)
+    units = time.attributes.get("units")
     if not isinstance(units, str) or not is_time_units(units):
-        return axis
-    decoder = _Decoder.of(units, axis.attributes.get("calendar"), path=path, name=name)
-    values = decoder.decode(_unpack(axis, decoder.fail))
-    return replace(axis, values=values, attributes=time_attributes(axis.attributes), fill_value=None)
+        return time
+    decoder = _Decoder.of(units, time.attributes.get("calendar"), subject)
+    values = decoder.decode(_unpack(time, decoder.fail))
+    return replace(time, values=values, attributes=time_attributes(time.attributes), fill_value=None)
 
 
-def _check_finite(axis: GranuleVariable, path: str, name: str) -> None:
-    values = axis.values
+_WITHOUT = {
+    "axis": "a row without a place on the axis cannot be stored",
+    "time": "a row without a date belongs to no partition",
+}
+
+
+def _check_finite(time: GranuleVariable, subject: _Subject) -> None:
+    values = time.values
     bad = ~np.isfinite(values)
-    for fill in _fill_values(axis):
+    for fill in _fill_values(time):
         bad |= values == fill
     if bad.any():
         first = int(np.argmax(bad))
-        raise InvalidGranuleError(
-            f"{name}: the axis {path} has {int(bad.sum())} of {values.size} values that are missing, the first is "
-            f"{values[first]} at index {first}; a row without a place on the axis cannot be stored, have the granule "
-            "produced again",
-            reason="axis_not_finite",
-            granule=name,
+        subject.fail(
+            "not_finite",
+            f"has {int(bad.sum())} of {values.size} values that are missing, the first is {values[first]} at index"
+            f" {first}; {_WITHOUT[subject.role]}, have the granule produced again",
         )
 
 
@@ -144,26 +181,26 @@ def _unpack(axis: GranuleVariable, fail: Callable[[str], NoReturn]) -> npt.NDArr
 
 @dataclass(frozen=True, slots=True)
 class _Decoder:
-    """Units and calendar of one axis; ``label`` begins its errors."""
+    """Units and calendar of one axis or other time."""
 
     units: TimeUnits
     calendar: str
-    label: str
+    subject: _Subject
+    spelt: str
 
     @classmethod
-    def of(cls, units: str, calendar: object, *, path: str, name: str) -> _Decoder:
-        label = f"{name}: the axis {path} with units {units!r}"
+    def of(cls, units: str, calendar: object, subject: _Subject) -> _Decoder:
         chosen = "" if calendar is None else str(calendar).strip().lower()
         chosen = _CALENDARS.get(chosen, chosen)
         if chosen not in _REAL_CALENDARS | _ARTIFICIAL_CALENDARS:
-            _fail(label, f"the calendar {calendar!r} is not one of CF's")
+            _fail(subject, units, f"the calendar {calendar!r} is not one of CF's")
         try:
-            return cls(parse_time_units(units), chosen, label)
+            return cls(parse_time_units(units), chosen, subject, units)
         except UnitsError as error:
-            _fail(label, str(error))
+            _fail(subject, units, str(error))
 
     def fail(self, what: str) -> NoReturn:
-        _fail(self.label, what)
+        _fail(self.subject, self.spelt, what)
 
     def decode(self, values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
         """Return nanoseconds since 1970-01-01; ``values`` are finite numbers in the axis's units."""
@@ -217,10 +254,10 @@ class _Decoder:
             self._out_of_range(values.max())
 
     def _out_of_range(self, value: object) -> NoReturn:
-        raise InvalidGranuleError(
-            f"{self.label}: the value {value} lies outside 1677-09-21 to 2262-04-11, the range of times in "
-            "nanoseconds; it is most likely a fill value that is not declared, have the granule produced again",
-            reason="axis_out_of_range",
+        self.subject.fail(
+            "out_of_range",
+            f"with units {self.spelt!r}: the value {value} lies outside 1677-09-21 to 2262-04-11, the range of times in"
+            " nanoseconds; it is most likely a fill value that is not declared, have the granule produced again",
         )
 
     def _decode_with_cftime(self, values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
@@ -228,14 +265,21 @@ class _Decoder:
         if self.calendar in _ARTIFICIAL_CALENDARS and not 0 <= units.offset < SECOND:
             self.fail(f"a time zone has no meaning in the calendar {self.calendar!r}")
         self._date(*units.reference[:3])
+        decoded = np.empty(values.shape, dtype=np.int64)
+        for at in range(0, len(values), _CFTIME_ROWS):
+            block = slice(at, at + _CFTIME_ROWS)
+            decoded[block] = self._decode_block(values[block])
+        return decoded
+
+    def _decode_block(self, values: npt.NDArray[Any]) -> list[int]:
         try:
-            dates = cftime.num2date(values, units.spell(), self.calendar, only_use_cftime_datetimes=True)
+            dates = cftime.num2date(values, self.units.spell(), self.calendar, only_use_cftime_datetimes=True)
         except (ValueError, OverflowError) as error:
             self.fail(f"{error}")
         convert = self._from_instant if self.calendar in _REAL_CALENDARS else self._from_label
         nanoseconds = [convert(date) for date in dates]
         self._check_range(values, min(nanoseconds), max(nanoseconds))
-        return np.array(nanoseconds, dtype=np.int64)
+        return nanoseconds
 
     def _from_instant(self, date: cftime.datetime) -> int:
         return _days(date) * DAY + _time_of_day(date)
@@ -248,10 +292,11 @@ class _Decoder:
         return (same - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(days=1) * DAY + _time_of_day(date)
 
 
-def _fail(label: str, what: str) -> NoReturn:
-    raise InvalidGranuleError(
-        f"{label}: cannot be decoded: {what}; expected is, for example, 'seconds since 2000-01-01 00:00:00'",
-        reason="axis_undecodable",
+def _fail(subject: _Subject, units: str, what: str) -> NoReturn:
+    subject.fail(
+        "undecodable",
+        f"with units {units!r}: cannot be decoded: {what}; expected is, for example, 'seconds since 2000-01-01"
+        " 00:00:00'",
     )
 
 

@@ -17,13 +17,25 @@ def codes(columns: Sequence[Values]) -> npt.NDArray[np.intp]:
     """Return a number for each row, shape (n,): equal where all columns are equal. NaN equals NaN; text is compared."""
     found = np.zeros(columns[0].size, np.intp)
     for column in columns:
-        inverse = _numbers(column.astype(str) if column.dtype == object else column)
+        inverse = _numbers_of_texts(column) if column.dtype == object else _numbers(column)
         found = _numbers(found * (inverse.max(initial=0) + 1) + inverse)
     return found
 
 
+def steps(ordered: Values) -> Values:
+    """Return the distances of neighbours in an ascending array, exact: those of integers have unsigned types."""
+    found = np.diff(ordered)
+    return found.view(f"u{found.itemsize}") if found.dtype.kind == "i" else found
+
+
 def _numbers(values: Values) -> npt.NDArray[np.intp]:
     return np.unique(values, return_inverse=True)[1].reshape(-1).astype(np.intp)
+
+
+def _numbers_of_texts(texts: Values) -> npt.NDArray[np.intp]:
+    # numpy's own texts have a fixed width and lose NUL characters at their ends.
+    seen: dict[str, int] = {}
+    return np.fromiter((seen.setdefault(text, len(seen)) for text in texts), np.intp, texts.size)
 
 
 def last_of_each_key(columns: Sequence[Values], rank: Values) -> Mask:
@@ -61,7 +73,7 @@ def _clusters(columns: Sequence[Values], axis: Values, rank: Values, distance: f
     order = np.lexsort((axis, code))
     if not order.size:
         return
-    apart = np.diff(axis[order]) > distance
+    apart = steps(axis[order]) > distance
     cuts = np.flatnonzero(apart | (np.diff(code[order]) != 0)) + 1
     for cluster in np.split(order, cuts):
         if cluster.size > 1 and np.ptp(rank[cluster]) > 0:

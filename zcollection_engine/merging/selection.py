@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zcollection_engine.merging.shares import Interval
-from zcollection_engine.merging.strategies import Rows, Strategy
+from zcollection_engine.merging.strategy import Rows, Strategy
 
 Values = npt.NDArray[Any]
 Owner = tuple[int, Sequence[Interval]]

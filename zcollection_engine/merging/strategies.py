@@ -7,95 +7,31 @@ draws each of them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from zcollection_engine.errors import FormatError, InvalidInputError
-from zcollection_engine.merging.keys import last_of_each_key, outranked_within
+from zcollection_engine.merging.custom import Custom
+from zcollection_engine.merging.keys import steps
 from zcollection_engine.merging.shares import Interval, overlap, uncovered
+from zcollection_engine.merging.strategy import Mask, Owners, Rows, Strategy, Values, hull
+from zcollection_engine.merging.upsert import Upsert
 from zcollection_engine.schema import Schema
-
-Values = npt.NDArray[Any]
-Mask = npt.NDArray[np.bool_]
-Owners = Sequence[Sequence[Interval]]
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """Rows of a partition, in any order.
-
-    Attributes
-    ----------
-    axis
-        Axis value of each row, shape (n,).
-    rank
-        Position of each row's granule among the owners, shape (n,); -1 for a row of unknown origin.
-    columns
-        Other row variables, by path, that the strategy asks for; shape (n,).
-    """
-
-    axis: Values
-    rank: Values
-    columns: Mapping[str, Values] = field(default_factory=dict)
-
-    def take(self, rows: Values) -> Rows:
-        return Rows(self.axis[rows], self.rank[rows], {path: values[rows] for path, values in self.columns.items()})
-
-
-class Strategy(Protocol):
-    """A merge strategy.
-
-    Owners are the granules with a share in a partition, as the intervals of each, in ascending rank.
-    """
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Paths of the row variables besides the axis that `keep` reads."""
-
-    @property
-    def appends(self) -> bool:
-        """Whether granules that lie strictly behind all others leave the rows of those as they are."""
-
-    def intervals(self, axis: Values) -> tuple[Interval, ...]:
-        """Closed intervals that a granule with these axis values (any order, at least one) owns."""
-
-    def keep(self, rows: Rows, owners: Owners) -> Mask:
-        """Tell which rows stay, shape (n,)."""
-
-    def hides(self, pieces: Sequence[Interval], above: Sequence[Interval]) -> bool:
-        """Tell whether granules of higher rank that own ``above`` certainly leave no row inside ``pieces``."""
-
-    def takes(self, pieces: Sequence[Interval], above: Sequence[Interval]) -> tuple[Interval, ...]:
-        """Parts of a granule's ``pieces`` in which one of higher rank that owns ``above`` may have taken rows."""
-
-    @property
-    def tells_origin(self) -> bool:
-        """Whether `origin` can be told."""
-
-    def origin(self, axis: Values, owners: Owners) -> npt.NDArray[np.intp]:
-        """Number of the owner that each row of a merged partition comes from; -1 where that cannot be told."""
-
-    def bound(self, schema: Schema) -> Strategy:
-        """Return the strategy for a collection; raises `InvalidInputError` if it does not fit."""
-
-    def to_json(self) -> dict[str, Any]:
-        """The strategy as recorded with the collection."""
-
-
-def _hull(axis: Values) -> tuple[Interval, ...]:
-    return ((axis.min().item(), axis.max().item()),)
 
 
 def _highest(axis: Values, owners: Owners) -> npt.NDArray[np.intp]:
     """Number of the highest owner of each value of an ascending axis; -1 where there is none."""
     highest = np.full(axis.shape, -1, np.intp)
+    exact = axis.dtype.type  # numpy compares an unsigned integer with a signed one as floats
     for number, intervals in enumerate(owners):
         for low, high in intervals:
-            highest[np.searchsorted(axis, low, "left") : np.searchsorted(axis, high, "right")] = number
+            start, end = np.searchsorted(axis, exact(low), "left"), np.searchsorted(axis, exact(high), "right")
+            highest[start:end] = number
     return highest
 
 
@@ -112,7 +48,11 @@ class TimeSeries:
         granules can fill the gap. None: never cut.
     """
 
-    tolerance: int | None = None
+    tolerance: int | float | None = None
+
+    def __post_init__(self) -> None:
+        if self.tolerance is not None and not 0 <= self.tolerance < math.inf:
+            raise InvalidInputError(f"tolerance is {self.tolerance!r}; it must be 0 or more, or not set")
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -124,7 +64,7 @@ class TimeSeries:
 
     def intervals(self, axis: Values) -> tuple[Interval, ...]:
         ordered = np.sort(axis)
-        cuts = np.empty(0, np.intp) if self.tolerance is None else np.flatnonzero(np.diff(ordered) > self.tolerance) + 1
+        cuts = np.empty(0, np.intp) if self.tolerance is None else np.flatnonzero(steps(ordered) > self.tolerance) + 1
         return tuple((piece[0].item(), piece[-1].item()) for piece in np.split(ordered, cuts))
 
     def keep(self, rows: Rows, owners: Owners) -> Mask:
@@ -166,7 +106,7 @@ class Replace:
         return False
 
     def intervals(self, axis: Values) -> tuple[Interval, ...]:
-        return _hull(axis)
+        return hull(axis)
 
     def keep(self, rows: Rows, owners: Owners) -> Mask:
         return np.asarray(rows.rank == len(owners) - 1)
@@ -204,7 +144,7 @@ class Concat:
         return True
 
     def intervals(self, axis: Values) -> tuple[Interval, ...]:
-        return _hull(axis)
+        return hull(axis)
 
     def keep(self, rows: Rows, owners: Owners) -> Mask:
         return np.ones(rows.axis.shape, np.bool_)
@@ -227,143 +167,6 @@ class Concat:
 
     def to_json(self) -> dict[str, Any]:
         return {"strategy": "concat"}
-
-
-@dataclass(frozen=True, slots=True)
-class Upsert:
-    """One row for each key: of the rows with the same key the one of highest rank stays, in a granule the last one.
-
-    Parameters
-    ----------
-    key
-        Paths of the row variables that make the key; empty: the axis. Rows are compared by their stored values; NaN
-        equals NaN.
-    axis
-        Path of the collection's axis; `bound` sets it.
-    within
-        Distance of the axis, in its stored unit, at which two rows have the same key, if all other columns of the key
-        are equal: from the highest rank down, a row stays unless one that stays lies so near. Rows of one granule only
-        meet where they are equal. Needs the axis in the key. With it the result depends on the order in which granules
-        come: a row that took another's place may lose its own later.
-    """
-
-    key: tuple[str, ...] = ()
-    within: int | float | None = None
-    axis: str = ""
-
-    def __post_init__(self) -> None:
-        if self.within is not None and not self.within > 0:
-            raise InvalidInputError(f"within is {self.within!r}; it must be greater than 0, or not set")
-
-    @property
-    def has_axis(self) -> bool:
-        return not self.key or self.axis in self.key
-
-    def bound(self, schema: Schema) -> Strategy:
-        for path in self.key:
-            variable = schema.by_path.get(path)
-            if variable is None or variable.dimensions != (schema.dimension,):
-                raise InvalidInputError(
-                    f"{path!r} cannot be in the key of an upsert: it is no variable of the one dimension"
-                    f" {schema.dimension!r}"
-                )
-        strategy = replace(self, axis=schema.axis)
-        if self.within is not None and not strategy.has_axis:
-            raise InvalidInputError(f"within is a distance of the axis: put {schema.axis!r} into the key")
-        return strategy
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return tuple(path for path in self.key if path != self.axis)
-
-    @property
-    def appends(self) -> bool:
-        return self.has_axis and self.within is None
-
-    def intervals(self, axis: Values) -> tuple[Interval, ...]:
-        return _hull(axis)
-
-    def keep(self, rows: Rows, owners: Owners) -> Mask:
-        exact = [rows.columns[path] for path in self.columns]
-        kept = last_of_each_key([*exact, rows.axis] if self.has_axis else exact, rows.rank)
-        if self.within is None:
-            return kept
-        chosen = np.flatnonzero(kept)
-        nearest = rows.take(chosen)
-        beaten = outranked_within([nearest.columns[p] for p in self.columns], nearest.axis, nearest.rank, self.within)
-        kept[chosen[beaten]] = False
-        return kept
-
-    def hides(self, pieces: Sequence[Interval], above: Sequence[Interval]) -> bool:
-        return False
-
-    def takes(self, pieces: Sequence[Interval], above: Sequence[Interval]) -> tuple[Interval, ...]:
-        if not self.has_axis:
-            return tuple(pieces)
-        margin = self.within or 0
-        return overlap([(low - margin, high + margin) for low, high in above], pieces)
-
-    @property
-    def tells_origin(self) -> bool:
-        return False
-
-    def origin(self, axis: Values, owners: Owners) -> npt.NDArray[np.intp]:
-        return np.full(axis.shape, -1, np.intp)
-
-    def to_json(self) -> dict[str, Any]:
-        return {"strategy": "upsert", "key": list(self.key), "within": self.within, "axis": self.axis}
-
-
-@dataclass(frozen=True, slots=True)
-class Custom:
-    """A user's function decides; the result may depend on the order in which granules come.
-
-    Parameters
-    ----------
-    function
-        ``module:function``; called as ``function(existing, inserted, axis=..., dim=...)`` with `xarray.Dataset` and
-        returning one, see `zcollection_engine.merging.custom`.
-    """
-
-    function: str
-
-    def __post_init__(self) -> None:
-        module, colon, name = self.function.partition(":")
-        if not (module and colon and name):
-            raise InvalidInputError(f"merge function {self.function!r} is not spelt as 'module:function'")
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return ()
-
-    @property
-    def appends(self) -> bool:
-        return False
-
-    def intervals(self, axis: Values) -> tuple[Interval, ...]:
-        return _hull(axis)
-
-    def keep(self, rows: Rows, owners: Owners) -> Mask:
-        raise InvalidInputError(f"{self.function} merges datasets, not single rows")
-
-    def hides(self, pieces: Sequence[Interval], above: Sequence[Interval]) -> bool:
-        return False
-
-    def takes(self, pieces: Sequence[Interval], above: Sequence[Interval]) -> tuple[Interval, ...]:
-        return ()
-
-    @property
-    def tells_origin(self) -> bool:
-        return False
-
-    def origin(self, axis: Values, owners: Owners) -> npt.NDArray[np.intp]:
-        return np.full(axis.shape, -1, np.intp)
-
-    def bound(self, schema: Schema) -> Strategy:
-        return self
-
-    def to_json(self) -> dict[str, Any]:
-        return {"strategy": "callable", "function": self.function}
 
 
 def strategy_from_json(data: Mapping[str, Any]) -> Strategy:

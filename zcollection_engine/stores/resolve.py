@@ -13,12 +13,21 @@ from zcollection_engine.stores.memory import MemoryStore
 from zcollection_engine.stores.options import StorageOptions
 from zcollection_engine.stores.posix import PosixStore
 
-__all__ = ["StorageOptions", "fetch", "join_url", "normalised_url", "open_store", "split_url"]
+__all__ = [
+    "StorageOptions",
+    "fetch",
+    "join_url",
+    "kept_store",
+    "locate",
+    "normalised_url",
+    "open_store",
+    "split_url",
+]
 
 _S3 = ("s3", "s3a")
 _OBSTORE = ("gs", "gcs", "az", "azure", "abfs", "abfss")
 
-#: Stores kept open for `fetch`: a daemon reads granules from a few buckets or folders.
+#: Stores kept open by `kept_store`: a daemon reads granules from a few buckets or folders.
 _KEPT = 32
 
 
@@ -47,8 +56,24 @@ def join_url(root: str, key: str) -> str:
     return f"{root}{key}" if root.endswith("/") else f"{root}/{key}"
 
 
+def locate(url: str) -> tuple[str, str]:
+    """Return the bucket and the key of the object at ``url``, as the identities of granules have them.
+
+    S3 URLs have the bucket's bare name, as events have it. Other stores keep their scheme, so that two
+    buckets of one name in two clouds stay two. Local files have no bucket, their key is the absolute path without its
+    leading slash.
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return "", url.lstrip("/")
+    if scheme in {"file", "local"}:
+        return "", rest.lstrip("/")
+    host, _, key = rest.partition("/")
+    return (host if scheme in {"s3", "s3a", "s3n"} else f"{scheme}://{host}"), key
+
+
 def split_url(url: str) -> tuple[str, str]:
-    """Split an object's URL into the root of the store that `fetch` keeps open, and the key.
+    """Split an object's URL into the root of a store for `kept_store`, and the key.
 
     The root is the bucket of a cloud store, else the folder that holds the object.
 
@@ -101,12 +126,13 @@ def open_store(url: str, options: StorageOptions | None = None) -> ObjectStore:
 
 
 @lru_cache(maxsize=_KEPT)
-def _kept_store(root: str, options: StorageOptions) -> ObjectStore:
+def kept_store(root: str, options: StorageOptions) -> ObjectStore:
+    """Return the store at ``root``, as `split_url` gives it, which this process keeps open."""
     return open_store(root, options)
 
 
 def fetch(url: str, options: StorageOptions | None = None) -> StoredObject:
-    """Read one object by its full URL. The process keeps the stores of such objects open.
+    """Read one object by its full URL, through a store that is kept open.
 
     Raises
     ------
@@ -118,4 +144,4 @@ def fetch(url: str, options: StorageOptions | None = None) -> StoredObject:
         The environment failed.
     """
     root, key = split_url(url)
-    return _kept_store(root, options or StorageOptions()).get(key)
+    return kept_store(root, options or StorageOptions()).get(key)
