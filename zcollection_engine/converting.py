@@ -10,7 +10,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,26 +23,21 @@ from zcollection_engine.commits.opening import load_state
 from zcollection_engine.commits.records import EVERYTHING, Commit, PartitionChange
 from zcollection_engine.commits.state import PartitionState
 from zcollection_engine.committing import Committer
-from zcollection_engine.config import CollectionConfig
+from zcollection_engine.conversionsource import Source, open_source
 from zcollection_engine.errors import BusyError, ConflictError, FormatError, InvalidInputError, NotFoundError
-from zcollection_engine.foreign import lying_of
 from zcollection_engine.granules.model import Granule, GranuleVariable
 from zcollection_engine.identity import GranuleEntry
 from zcollection_engine.layout.chunkstore import ChunkStore, ChunkWriter, open_variable
 from zcollection_engine.layout.documents import Version
 from zcollection_engine.layout.formats import format_of
-from zcollection_engine.layout.partitionstore import AsItLies, immutable_store, partition_store
-from zcollection_engine.merging import TimeSeries
+from zcollection_engine.layout.partitionstore import partition_store
 from zcollection_engine.opening import create_collection, open_collection
-from zcollection_engine.partitioning import partitioning_from_json
 from zcollection_engine.retargeting import Retarget, retarget
 from zcollection_engine.rowblocks import block_rows
 from zcollection_engine.schema import Variable
 from zcollection_engine.stores.base import ObjectStore
 from zcollection_engine.stores.resolve import StorageOptions, open_store
 from zcollection_engine.transaction import WriterOptions
-from zcollection_engine.treescan import ImportedPartition, scan
-from zcollection_engine.zcollection1 import IMMUTABLE
 
 Values = npt.NDArray[Any]
 
@@ -50,8 +45,6 @@ Values = npt.NDArray[Any]
 Progress = Callable[[str, int, int], None]
 
 _PARALLEL_ARRAYS = 8
-
-_HISTORY = "history: older commits, and which granules were taken out; those come in again when they are delivered"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,32 +100,6 @@ class ConvertReport:
     lost: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class _Source:
-    """What is converted."""
-
-    store: ObjectStore
-    config: CollectionConfig
-    partitions: tuple[PartitionState, ...]
-    lying: Mapping[str, AsItLies] = field(default_factory=dict)
-    granules: tuple[GranuleEntry, ...] = ()
-    lost: tuple[str, ...] = ()
-    is_foreign: bool = False
-
-    def rows_of(self, partition: PartitionState) -> ChunkStore:
-        version = Version(partition.commit, partition.generation, partition.rows)
-        lying = self.lying.get(partition.path)
-        return partition_store(self.store, partition.path, self.config.schema, version, lying=lying)
-
-    def fixed(self) -> dict[str, Values]:
-        """Values of the variables without the partitioned dimension."""
-        chunks = immutable_store(self.store, self.config.schema, lying=self.lying.get(IMMUTABLE))
-        return {
-            v.path: np.asarray(open_variable(chunks, v.path)[...], v.numpy_dtype)
-            for v in self.config.schema.immutable_variables
-        }
-
-
 def convert(
     source: str | ObjectStore,
     target: str | ObjectStore,
@@ -179,7 +146,7 @@ def convert(
     into = open_store(target, reach) if isinstance(target, str) else target
     if objects.url == into.url:
         raise InvalidInputError(f"{into.url}: source and target of a conversion must differ")
-    found = _open_source(objects)
+    found = open_source(objects)
     plan = retarget(found.config, wanted.zarr_format, keep_codecs=wanted.keep_codecs, rescale=found.is_foreign)
     behaviour = writer or WriterOptions(owner=f"convert-{uuid.uuid4().hex}")
     collection = _open_target(into, found, plan, storage=reach, writer=behaviour, clock=clock)
@@ -204,51 +171,9 @@ def convert(
     )
 
 
-def _open_source(store: ObjectStore) -> _Source:
-    try:
-        view = open_collection(store)
-    except NotFoundError:
-        return _scanned(store)
-    state, config = view.state, view.config
-    partitions = tuple(state.partitions[p.path] for p in view.partitions())
-    fixed = config.imported is not None and bool(config.schema.immutable_variables)
-    folder = format_of(config.schema).immutable
-    lies = {p.path: lying_of(store, config.imported, p.path, imported=p.is_imported) for p in partitions}
-    lies[IMMUTABLE] = lying_of(store, config.imported, folder, imported=fixed)
-    owned = {p.path: {e.id for e in state.ledger.owners(p.path)} for p in partitions}
-    granules = tuple(_living(entry, owned) for entry in state.ledger)
-    lying = {path: found for path, found in lies.items() if found is not None}
-    return _Source(store, config, partitions, lying, granules, (_HISTORY,))
-
-
-def _living(entry: GranuleEntry, owned: Mapping[str, set[int]]) -> GranuleEntry:
-    """A granule with the shares that it still has."""
-    shares = {path: share for path, share in entry.shares.items() if entry.id in owned.get(path, ())}
-    return replace(entry, shares=shares)
-
-
-def _scanned(store: ObjectStore) -> _Source:
-    tree = scan(store)
-    if tree.faults:
-        named = "; ".join(f"{f.partition} {f.variable}: {f.message}".strip() for f in tree.faults[:20])
-        raise InvalidInputError(f"{store.url} cannot be converted: {named}")
-    schema = replace(tree.schema, zarr_format=2)
-    partitioning = partitioning_from_json(tree.translation.partitioning)
-    config = CollectionConfig(schema, partitioning, TimeSeries().bound(schema))
-    partitions = tuple(p for p in tree.partitions if p.rows)
-    groups = partitions if tree.immutable is None else (*partitions, tree.immutable)
-    lying = {group.path: _lying(group, tree.translation.layouts) for group in groups}
-    states = tuple(PartitionState(p.path, 0, p.rows, 0, p.axis) for p in partitions)
-    return _Source(store, config, states, lying, is_foreign=True)
-
-
-def _lying(group: ImportedPartition, known: Mapping[str, Any]) -> AsItLies:
-    return AsItLies({**known, **group.layouts}, group.absent_keys)
-
-
 def _open_target(
     store: ObjectStore,
-    source: _Source,
+    source: Source,
     plan: Retarget,
     *,
     storage: StorageOptions,
@@ -277,7 +202,7 @@ def _open_target(
     return collection
 
 
-def _immutable(source: _Source, plan: Retarget) -> Granule | None:
+def _immutable(source: Source, plan: Retarget) -> Granule | None:
     schema = source.config.schema
     if not schema.immutable_variables:
         return None
@@ -291,7 +216,7 @@ def _immutable(source: _Source, plan: Retarget) -> Granule | None:
 class _Conversion:
     """One conversion at work."""
 
-    def __init__(self, source: _Source, plan: Retarget, committer: Committer) -> None:
+    def __init__(self, source: Source, plan: Retarget, committer: Committer) -> None:
         self._source = source
         self._plan = plan
         self._committer = committer

@@ -16,7 +16,7 @@ from tests.verification_support import deaths, filled, overwrite, rich
 from zcollection_engine import Collection, SequencePartitioning, create_collection, open_collection
 from zcollection_engine.codecs import parse_codecs
 from zcollection_engine.converting import ConvertOptions, convert
-from zcollection_engine.errors import ConflictError, InvalidInputError, NotFoundError
+from zcollection_engine.errors import ConflictError, InvalidInputError, NotFoundError, SnapshotExpiredError
 from zcollection_engine.importing import import_collection
 from zcollection_engine.schema import TIME_UNITS, Variable
 from zcollection_engine.stores.base import ObjectStore
@@ -240,3 +240,15 @@ def test_progress_names_each_partition() -> None:
     told: list[tuple[str, int, int]] = []
     convert(nested(), somewhere(), V3, clock=FakeClock(), progress=lambda *step: told.append(step))
     assert [(number, total) for _, number, total in told] == [(1, 2), (2, 2)]
+
+
+def test_a_source_that_is_rewritten_meanwhile_is_noticed() -> None:
+    source = nested()
+    collection = open_collection(source, mode="w", writer=SMALL, clock=FakeClock())
+
+    def rewrite(path: str, number: int, total: int) -> None:
+        for salt in range(8 if number == 1 else 0):
+            collection.insert(rich([3, 4], offset=salt), granule=f"again {salt}")
+
+    with pytest.raises(SnapshotExpiredError):
+        convert(source, somewhere(), V3, writer=SMALL, clock=FakeClock(), progress=rewrite)

@@ -194,7 +194,7 @@ def test_an_absent_chunk_of_an_old_snapshot_is_not_taken_for_fill_values() -> No
     loaded = open_collection(store).load([FEBRUARY], decode=False)
     collection.insert(dataset(rows(hours("2000-02-20", 3), 90)))
     with pytest.raises(SnapshotExpiredError):
-        loaded["packed"].compute()
+        loaded["packed"][4:8].compute()
 
 
 @pytest.mark.parametrize("age", [timedelta(0), timedelta(hours=1)])
