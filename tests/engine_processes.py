@@ -70,7 +70,7 @@ class Order:
     calls
         Methods of the collection and their arguments, made afterwards; times are in seconds.
     create
-        Create the collection if there is none; then with chunks of ``chunk_rows`` rows.
+        Create the collection if there is none; then in ``zarr_format``, with chunks of ``chunk_rows`` rows.
     single_writer
         Whether there is no other writer yet: then the store is not probed, which takes seconds.
     timeout
@@ -87,6 +87,7 @@ class Order:
     create: bool = False
     single_writer: bool = False
     chunk_rows: int = 8
+    zarr_format: int = 3
     grant_seconds: float = 60.0
     reader_grace: float = 0.0
     checkpoint_records: int = 100
@@ -114,6 +115,7 @@ class Order:
                 "calls": list(self.calls),
                 "create": self.create,
                 "chunk_rows": self.chunk_rows,
+                "zarr_format": self.zarr_format,
                 "timeout": self.timeout,
                 "seconds": self.seconds,
                 "at_least": self.at_least,

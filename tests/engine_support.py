@@ -21,8 +21,9 @@ from zcollection_engine.commits.opening import load_state
 from zcollection_engine.config import load_config
 from zcollection_engine.identity import GranuleEntry, GranuleIdentity
 from zcollection_engine.ingest import granule_from_dataset, prepare
-from zcollection_engine.layout.chunkstore import ChunkStore, open_variable
-from zcollection_engine.layout.documents import Version, render
+from zcollection_engine.layout.chunkstore import open_variable
+from zcollection_engine.layout.documents import Version
+from zcollection_engine.layout.partitionstore import partition_store
 from zcollection_engine.merging import Share, TimeSeries
 from zcollection_engine.schema import (
     TIME_CALENDAR,
@@ -180,14 +181,14 @@ def engine_rows(store: ObjectStore) -> dict[str, Rows]:
     for path, partition in sorted(state.partitions.items()):
         if partition.rows:
             version = Version(partition.commit, partition.generation, partition.rows)
-            chunks = ChunkStore(store, path, render(schema, version))
+            chunks = partition_store(store, path, schema, version)
             found[path] = _rows(*(open_variable(chunks, name)[:] for name in ("time", "height")))
     return found
 
 
 def plain_rows(store: ObjectStore) -> dict[str, Rows]:
     """The same as plain zarr sees them, which knows nothing of the log, in every partition that has a document."""
-    folder = _plain_store(store)
+    folder = plain_store(store)
     found: dict[str, Rows] = {}
     for path in _published(store):
         group = zarr.open_group(folder, path=path, mode="r")
@@ -199,7 +200,7 @@ def plain_rows(store: ObjectStore) -> dict[str, Rows]:
 
 def plain_columns(store: ObjectStore, name: str) -> dict[str, list[int]]:
     """The stored values of one array by partition, as those see them who open single arrays."""
-    folder = _plain_store(store)
+    folder = plain_store(store)
     found = {}
     for path in _published(store):
         array = zarr.open_array(folder, path=f"{path}/{name}", mode="r")
@@ -208,15 +209,21 @@ def plain_columns(store: ObjectStore, name: str) -> dict[str, list[int]]:
 
 
 def _rows(time: Any, height: Any) -> Rows:
-    seconds = (np.asarray(time) - START) // 10**9
+    seconds = (np.asarray(time).astype(np.int64) - START) // 10**9
     return list(zip(seconds.tolist(), np.asarray(height).tolist(), strict=True))
 
 
 def _published(store: ObjectStore) -> list[str]:
-    documents = [info.key for info in store.list() if info.key.endswith("/zarr.json")]
-    return [k.removesuffix("/zarr.json") for k in documents if b'"consolidated_metadata"' in store.get(k).data]
+    keys = [info.key for info in store.list() if "=" in info.key]
+    groups = [k.removesuffix("/zarr.json") for k in keys if k.endswith("/zarr.json")]
+    flat = [k.removesuffix("/.zmetadata") for k in keys if k.endswith("/.zmetadata")]
+    found = [k for k in groups if b'"consolidated_metadata"' in store.get(f"{k}/zarr.json").data]
+    return sorted([*found, *flat])
 
 
-def _plain_store(store: ObjectStore) -> zarr.storage.MemoryStore:
+def plain_store(store: ObjectStore, path: str = "") -> zarr.storage.MemoryStore:
+    """The same objects as zarr-python takes them; of one partition, if ``path`` names it."""
     make = zarr.core.buffer.cpu.Buffer.from_bytes
-    return zarr.storage.MemoryStore({i.key: make(store.get(i.key).data) for i in store.list()})
+    folder = f"{path}/" if path else ""
+    objects = {i.key.removeprefix(folder): store.get(i.key).data for i in store.list(folder)}
+    return zarr.storage.MemoryStore({key: make(data) for key, data in objects.items()})

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import logging
+import uuid
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from zcollection_engine.commits.state import PartitionState
 from zcollection_engine.errors import FormatError, NotFoundError, PreconditionFailedError
+from zcollection_engine.layout.chunkstore import tombstone
 from zcollection_engine.layout.formats import GENERATION_ATTRIBUTE, format_of
 from zcollection_engine.layout.inventory import array_shape, chunk_grid
 from zcollection_engine.layout.v2documents import ARRAY, ATTRIBUTES
@@ -22,6 +25,8 @@ from zcollection_engine.schema import Schema
 from zcollection_engine.stores.base import ObjectStore
 
 _PARALLEL_COPIES = 16
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +59,11 @@ def copy_chunks(store: ObjectStore, schema: Schema, partition: PartitionState, i
         etags = {info.key: info.etag for info in store.list(f"{partition.path}/")}
         if not is_current():
             return  # whoever publishes the later commit copies
-        try:
-            if _copy_all(store, wanted, etags):
+        copier = _Copier(store, etags, is_current)
+        with ThreadPoolExecutor(_PARALLEL_COPIES) as pool:
+            if all(list(pool.map(copier, wanted))):
+                store.flush()
                 return
-        except NotFoundError:
-            if is_current():
-                raise
-            return
-
-
-def _copy_all(store: ObjectStore, wanted: Iterable[tuple[str, str]], etags: Mapping[str, str]) -> bool:
-    with ThreadPoolExecutor(_PARALLEL_COPIES) as pool:
-        return all(list(pool.map(lambda pair: _copy(store, pair[0], pair[1], etags), wanted)))
 
 
 def _wanted(store: ObjectStore, schema: Schema, partition: PartitionState) -> Iterator[tuple[str, str]]:
@@ -97,17 +95,43 @@ def _shown(store: ObjectStore, schema: Schema, partition: PartitionState) -> _Sh
     return _Shown(metadata.get(ATTRIBUTES, {}).get(GENERATION_ATTRIBUTE, 0), axis.get("shape", [0])[0], arrays)
 
 
-def _copy(store: ObjectStore, source: str, target: str, etags: Mapping[str, str]) -> bool:
-    """Copy a chunk; False if another one is there than the one that was seen."""
-    data = store.get(source).data
-    try:
-        if target in etags:
-            store.replace(target, data, etags[target])
-        else:
-            store.create(target, data)
-    except PreconditionFailedError:
+class _Copier:
+    """Copies chunks to targets that are still those that were seen, ``etags`` by key."""
+
+    def __init__(self, store: ObjectStore, etags: Mapping[str, str], is_current: Callable[[], bool]) -> None:
+        self._store = store
+        self._etags = etags
+        self._is_current = is_current
+
+    def __call__(self, pair: tuple[str, str]) -> bool:
+        """Copy the first key to the second; False if another object is there than the one that was seen."""
+        source, target = pair
+        data = self._read(source)
+        return data is not None and self._write(target, data)
+
+    def _read(self, key: str) -> bytes | None:
+        """A chunk; None if a later commit has retired it.
+
+        One that is lost must keep nobody from writing, and must not look like the rows that readers were shown before:
+        they get what is no values.
+        """
         try:
-            return store.get(target).data == data
+            return self._store.get(key).data
         except NotFoundError:
-            return False
-    return True
+            if not self._is_current():
+                return None
+            _log.warning("%s/%s is lost: readers get an error instead of its rows; see `verify`", self._store.url, key)
+            return tombstone(uuid.uuid4())
+
+    def _write(self, key: str, data: bytes) -> bool:
+        try:
+            if key in self._etags:
+                self._store.replace(key, data, self._etags[key])
+            else:
+                self._store.create(key, data)
+        except PreconditionFailedError:
+            try:
+                return self._store.get(key).data == data
+            except NotFoundError:
+                return False
+        return True

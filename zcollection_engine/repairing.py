@@ -158,13 +158,26 @@ class _Repair:
 
     def copies(self, findings: Sequence[Finding]) -> None:
         """Copy chunks again that readers of Zarr v2 are shown as copies."""
-        for path in {f.partition for f in findings if f.code is Code.BAD_COPY}:
-            schema, version = self.view.schema, self.view.partition(path).version
-            chunks = (chunk for v in schema.row_variables for chunk in expected_chunks(schema, v, version))
-            sources = {f"{path}/{chunk.shown}": f"{path}/{chunk.name}" for chunk in chunks}
-            for finding in findings:
-                if finding.code is Code.BAD_COPY and finding.key in sources:
-                    self._copy(sources[finding.key], finding.key, finding.code)
+        for finding in findings:
+            for _ in range(_TRIES if finding.code is Code.BAD_COPY else 0):
+                stored = self._get(finding.key)
+                self.view.refresh()  # behind the read: now the log has every commit that the copy can be of
+                source = self._source(finding)
+                data = None if source is None else self._get(source)
+                if data is None or (stored is not None and stored.data == data.data):
+                    break
+                if self._put(finding.key, data.data, stored):
+                    what = f"{finding.key} was copied again from {source}"
+                    self.actions.append(Action(finding.code, finding.partition, finding.key, what))
+                    break
+
+    def _source(self, finding: Finding) -> str | None:
+        """Key of the chunk of which readers are shown a copy; None if there is none any more."""
+        path, schema = finding.partition, self.view.schema
+        version = self.view.partition(path).version
+        chunks = (chunk for v in schema.row_variables for chunk in expected_chunks(schema, v, version))
+        found = (chunk.name for chunk in chunks if f"{path}/{chunk.shown}" == finding.key and chunk.name != chunk.shown)
+        return next((f"{path}/{name}" for name in found), None)
 
     def lost(self, finding: Finding) -> LostChunk:
         """Tell from which granules the rows of a lost chunk came."""

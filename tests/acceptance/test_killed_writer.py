@@ -53,6 +53,8 @@ class Scenario:
         The killed process creates the collection, too.
     calls
         What the killed process was about to call.
+    zarr_format
+        Of the collection.
     """
 
     steps: dict[str, tuple[str, str]]
@@ -61,6 +63,7 @@ class Scenario:
     predecessor: tuple[Pass, str] | None = None
     create: bool = False
     calls: tuple[tuple[str, dict[str, Any]], ...] = ()
+    zarr_format: int = 3
 
     @property
     def passes(self) -> tuple[Pass, ...]:
@@ -224,6 +227,54 @@ SCENARIOS = {
     ),
 }
 
+#: In Zarr v2 plain readers may meet the copy of a rewrite half-way, so what they see counts behind the next writer.
+SCENARIOS_V2 = {
+    "zarr2-first-rewrite": Scenario(
+        {
+            "before the commit": ("before", COMMIT),
+            "between commit and copy": ("before", f"list {D16}/ 2"),
+            "before the first copy": ("before", f"replace {D16}/*/? 1"),
+            "in the middle of the copy": ("after", f"replace {D16}/*/? 4"),
+            "after the last copy": ("before", "flush * 2"),
+            "between copy and flip": ("before", f"replace {D16}/.zmetadata 1"),
+            "after the flip": ("after", f"replace {D16}/.zmetadata 1"),
+            "after the document of height": ("after", f"replace {D16}/height/.zarray 1"),
+        },
+        base=(FIRST, NEXT),
+        killed=(LATE,),
+        zarr_format=2,
+    ),
+    "zarr2-later-rewrite": Scenario(
+        {
+            "in the middle of the copy": ("after", f"replace {D16}/*/? 5"),
+            "between copy and flip": ("before", f"replace {D16}/.zmetadata 1"),
+        },
+        base=(FIRST, LATE, LATER),
+        killed=(LATEST,),
+        zarr_format=2,
+    ),
+    "zarr2-append-to-a-rewrite": Scenario(
+        {
+            "after filling the last private chunk": ("after", f"replace {D16}/.generations/1/height/2 1"),
+            "in the middle of the copy": ("after", f"replace {D16}/*/2 2"),
+            "between copy and flip": ("before", f"replace {D16}/.zmetadata 1"),
+        },
+        base=(FIRST, LATE),
+        killed=(Pass("behind", 30, 10),),
+        zarr_format=2,
+    ),
+    "zarr2-new-partition": Scenario(
+        {
+            "after it was announced": ("after", f"create {D17}/.zmetadata 1"),
+            "after a chunk": ("after", f"create {D17}/height/0 1"),
+            "before the flip": ("before", f"replace {D17}/.zmetadata 1"),
+        },
+        base=(FIRST,),
+        killed=(OVER_MIDNIGHT,),
+        zarr_format=2,
+    ),
+}
+
 POINTS = [
     (f"{name}: {step}", scenario, when, operation)
     for name, scenario in SCENARIOS.items()
@@ -247,7 +298,8 @@ def kill(crew: Crew, scenario: Scenario, place: Place, fault: str) -> None:
         _expect_death(crew, first, prepare=Order(place, "another", scenario.base, create=True, single_writer=True))
         _expect_death(crew, Order(place, "writer", scenario.killed, faults=[fault], calls=scenario.calls))
         return
-    prepare = None if scenario.create else Order(place, "writer", scenario.base, create=True, single_writer=True)
+    base = Order(place, "writer", scenario.base, create=True, single_writer=True, zarr_format=scenario.zarr_format)
+    prepare = None if scenario.create else base
     dying = Order(place, "writer", scenario.killed, faults=[fault], create=scenario.create, calls=scenario.calls)
     _expect_death(crew, dying, prepare=prepare)
 
@@ -292,3 +344,34 @@ def test_a_killed_writer_loses_and_doubles_nothing(
 
 def test_there_are_thirty_points_at_least() -> None:
     assert len(ON_SEAWEEDFS) >= 30
+
+
+POINTS_V2 = [
+    (f"{name}: {step}", scenario, when, operation)
+    for name, scenario in SCENARIOS_V2.items()
+    for step, (when, operation) in scenario.steps.items()
+]
+ON_SEAWEEDFS_V2 = POINTS_V2 if os.environ.get("ALL_POINTS") else POINTS_V2[::2]
+CASES_V2 = [
+    pytest.param(store, *rest, id=f"{store}, {name}")
+    for store, points in (("files", POINTS_V2), ("seaweedfs", ON_SEAWEEDFS_V2))
+    for name, *rest in points
+]
+
+
+@pytest.mark.parametrize(("place", "scenario", "when", "operation"), CASES_V2, indirect=["place"])
+def test_a_killed_writer_of_zarr_v2_loses_and_doubles_nothing(
+    crew: Crew, place: Place, scenario: Scenario, when: str, operation: str
+) -> None:
+    kill(crew, scenario, place, f"kill {when} {operation}")
+    left = open_collection(place.url, storage=place.options)
+    committed = engine_view(left)
+    assert committed in scenario.commits
+    report = verify(left)
+    assert report.ok, report.faults
+    with crew.hire() as actor:
+        actor.do(Order(place, "writer"))
+        assert engine_view(open_collection(place.url, storage=place.options)) == committed
+        assert plain_view(place, committed) == committed
+        actor.do(Order(place, "writer", (*scenario.passes, AFTERWARDS)))
+    check_collection(place, (*scenario.passes, AFTERWARDS))

@@ -10,6 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -56,7 +57,7 @@ def _collection(order: Mapping[str, Any]) -> Collection:
         try:
             return create_collection(
                 store,
-                passes.schema(order["chunk_rows"]),
+                replace(passes.schema(order["chunk_rows"]), zarr_format=order["zarr_format"]),
                 passes.PARTITIONING,
                 immutable=passes.immutable(),
                 storage=options,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import zarr2_support
 from tests.verification_support import new_store, settled
 from zcollection_engine.stores.base import ObjectStore
 from zcollection_engine.stores.memory import MemoryStore
@@ -27,5 +28,14 @@ def original() -> Iterator[MemoryStore]:
     """A collection to make copies of."""
     made = MemoryStore(f"memory://{uuid.uuid4().hex}")
     settled(made)
+    yield made
+    made.clear()
+
+
+@pytest.fixture(scope="module")
+def original_v2() -> Iterator[MemoryStore]:
+    """The same in Zarr v2."""
+    made = MemoryStore(f"memory://{uuid.uuid4().hex}")
+    zarr2_support.filled(made)
     yield made
     made.clear()

@@ -60,11 +60,13 @@ class PartitionInventory:
         place = self._format.place(key, self._grids)
         if place is None:
             return Role.FOREIGN
-        if place.space not in {self._space, 0 if self._format.copies else self._space}:
+        is_copy = self._format.copies and place.space == 0 != self._space
+        if place.space != self._space and not is_copy:
             return Role.OTHER_SPACE
         grid = self._grids[place.path]
-        is_inside = len(place.index) == len(grid) and all(i < n for i, n in zip(place.index, grid, strict=True))
-        return Role.LIVE if is_inside else Role.BEYOND
+        if len(place.index) == len(grid) and all(i < n for i, n in zip(place.index, grid, strict=True)):
+            return Role.LIVE
+        return Role.OTHER_SPACE if is_copy else Role.BEYOND  # a copy behind the end is of a generation that had more
 
     def _is_retired(self, key: str) -> bool:
         if any(key in self._format.of_array(path) for path in self._retired):

@@ -16,6 +16,7 @@ from zcollection_engine.layout.chunkstore import ChunkStore, open_variable
 from zcollection_engine.layout.documents import Version
 from zcollection_engine.layout.formats import format_of
 from zcollection_engine.layout.inventory import array_shape, chunk_grid
+from zcollection_engine.layout.partitionstore import partition_store
 from zcollection_engine.schema import Schema, Variable
 from zcollection_engine.stores.base import ObjectInfo, ObjectStore
 from zcollection_engine.verification.report import Code, Finding
@@ -127,22 +128,72 @@ def _lost(code: Code, path: str, chunk: Chunk, what: str) -> Finding:
     )
 
 
-def bad_copy(path: str, chunk: Chunk, listed: Mapping[str, ObjectInfo], store: ObjectStore | None) -> Finding | None:
-    """Compare the copy that readers are shown with the chunk: its size; and its bytes, if ``store`` is given."""
-    source, target = listed[f"{path}/{chunk.name}"], listed.get(f"{path}/{chunk.shown}")
-    if (
-        target is not None
-        and target.size == source.size
-        and (store is None or store.get(source.key).data == store.get(target.key).data)
-    ):
-        return None
-    what = "is not there" if target is None else "is another one"
-    return Finding(
-        Code.BAD_COPY,
-        path,
-        f"{path}/{chunk.shown}",
-        f"the copy of chunk {chunk.name} of {path} that readers are shown {what}; repair copies it again",
-    )
+class CopyCheck:
+    """Compares the copies that readers are shown with the chunks that they are copies of.
+
+    Parameters
+    ----------
+    store, schema, path, version
+        The partition.
+    listed
+        Its objects.
+    decode
+        Whether to look at what they hold, not only at sizes.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        schema: Schema,
+        path: str,
+        version: Version,
+        *,
+        listed: Mapping[str, ObjectInfo],
+        decode: bool,
+    ) -> None:
+        self._store = store
+        self._path = path
+        self._listed = listed
+        self._decode = decode
+        shown = Version(version.commit, 0, version.rows)  # copies lie where the first generation does
+        self._readers = [ChunkReader(partition_store(store, path, schema, v), path) for v in (version, shown)]
+        for reader in self._readers:
+            reader.open(schema.row_variables)
+
+    def __call__(self, chunk: Chunk) -> Finding | None:
+        """Return what is wrong with the copy of a chunk that is there."""
+        target = self._listed.get(f"{self._path}/{chunk.shown}")
+        if target is not None and self._is_same(chunk, target):
+            return None
+        what = "is not there" if target is None else "is another one"
+        return Finding(
+            Code.BAD_COPY,
+            self._path,
+            f"{self._path}/{chunk.shown}",
+            f"the copy of chunk {chunk.name} of {self._path} that readers are shown {what}; repair copies it again",
+        )
+
+    def _is_same(self, chunk: Chunk, target: ObjectInfo) -> bool:
+        source = self._listed[f"{self._path}/{chunk.name}"]
+        rows = chunk.region[0]
+        is_full = rows.stop - rows.start == chunk.variable.chunks[0]
+        if not self._decode:
+            return source.size == target.size if is_full else target.size > _FRAME
+        try:
+            if self._store.get(source.key).data == self._store.get(target.key).data:
+                return True
+        except NotFoundError:
+            return False
+        # What an attempt wrote behind the last row that never came to a commit is not copied.
+        return not is_full and self._holds_same(chunk)
+
+    def _holds_same(self, chunk: Chunk) -> bool:
+        source, target = (reader.read(chunk) for reader in self._readers)
+        if isinstance(source, Finding) or isinstance(target, Finding):
+            return isinstance(source, Finding)  # which is told on its own
+        if chunk.variable.is_text:
+            return bool(np.array_equal(source, target))
+        return source.tobytes() == target.tobytes()
 
 
 def absent(

@@ -144,9 +144,13 @@ def _of_root(layout: Format, key: str, body: bytes, version: Version, *, begun: 
     return Expected(key, key, body, Role.ROOT, version, "", False, begun)
 
 
-def required_if_shown(expected: Expected, group: bytes | None) -> Expected:
-    """An array's document is there whenever its partition's group is: the group of a new partition comes last."""
-    return replace(expected, required=expected.required or group is not None)
+def required_if_shown(layout: Format, expected: Expected, group: bytes | None) -> Expected:
+    """An array's document is there whenever its partition's group is: the group of a new partition comes last.
+
+    Only in Zarr v2 there is one before, without rows and of no commit.
+    """
+    announced = group is not None and layout.copies and layout.commit_of(group) < 0
+    return replace(expected, required=expected.required or (group is not None and not announced))
 
 
 def judge(schemas: Iterable[Schema], expected: Expected, found: bytes | None) -> Finding | None:

@@ -9,6 +9,7 @@ from itertools import takewhile
 from zcollection_engine.errors import InvalidInputError
 from zcollection_engine.layout.chunkstore import TOMBSTONE_SIZE
 from zcollection_engine.layout.documents import Version
+from zcollection_engine.layout.formats import format_of
 from zcollection_engine.layout.inventory import PartitionInventory, Role
 from zcollection_engine.partitioning import Partitioning
 from zcollection_engine.schema import Schema
@@ -65,7 +66,8 @@ def outside(
 ) -> Strays:
     """Count what lies outside the log's folder and the known partitions, besides the keys that are explained.
 
-    A chunk where a partition could be is garbage: what an attempt wrote that never came to a commit.
+    A chunk where a partition could be is garbage: what an attempt wrote that never came to a commit. In Zarr v2 such an
+    attempt has shown the partition without rows; that document stays.
     """
     partitions, keys = set(known), set(explained)
     nothing = PartitionInventory(schema, Version(-1, 0, 0))
@@ -75,8 +77,9 @@ def outside(
         if info.key.startswith(LOG) or info.key in keys or path in partitions:
             continue
         role = nothing.role(info.key.removeprefix(f"{path}/"))
-        chunk = role in (Role.BEYOND, Role.OTHER_SPACE)
-        strays.add(info, garbage=chunk and _is_partition(partitioning, path))
+        is_ours = role in (Role.DOCUMENT, Role.BEYOND, Role.OTHER_SPACE) and _is_partition(partitioning, path)
+        if not (is_ours and role is Role.DOCUMENT and format_of(schema).copies):
+            strays.add(info, garbage=is_ours and role is not Role.DOCUMENT)
     return strays
 
 

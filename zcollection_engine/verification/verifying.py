@@ -18,7 +18,7 @@ from zcollection_engine.schema import Schema, Variable
 from zcollection_engine.stores.base import ObjectInfo, ObjectStore
 from zcollection_engine.verification import documents as docs
 from zcollection_engine.verification import strays
-from zcollection_engine.verification.chunks import Chunk, ChunkReader, absent, bad_copy, expected_chunks
+from zcollection_engine.verification.chunks import Chunk, ChunkReader, CopyCheck, absent, expected_chunks
 from zcollection_engine.verification.logview import LogView, PartitionView
 from zcollection_engine.verification.report import Chunks, Code, Counts, Finding, Severity, VerifyReport
 from zcollection_engine.verification.rows import Rows, axis_is_whole, check_rows, decode_all
@@ -192,7 +192,7 @@ class _Verification:
         bodies = self._bodies(own)
         if not seen.state.rows and all(body is None for body in bodies):
             return _Found()  # a partition without rows need not be shown
-        expected = [own[0], *(docs.required_if_shown(e, bodies[0]) for e in own[1:])]
+        expected = [own[0], *(docs.required_if_shown(self._view.format, e, bodies[0]) for e in own[1:])]
         return self._judged(expected, bodies)
 
     def _documents(self, expected: Sequence[docs.Expected]) -> _Found:
@@ -225,7 +225,7 @@ class _Verification:
         missing = list(absent(path, chunks, listed, marked=lying is None))
         found.findings += missing
         if self._is_shown(seen, found):
-            found.findings += self._copies(path, chunks, listed)
+            found.findings += self._copies(seen, chunks, listed)
         if self._chunks == "decode" and chunks:
             gone = {f.key for f in missing}
             self._decode(seen, found, chunks, [c for c in chunks if f"{path}/{c.name}" not in gone])
@@ -235,12 +235,15 @@ class _Verification:
         document = f"{seen.state.path}/{self._view.format.document}"
         return not any(finding.key == document for finding in found.findings)
 
-    def _copies(self, path: str, chunks: Sequence[Chunk], listed: Mapping[str, ObjectInfo]) -> list[Finding]:
+    def _copies(self, seen: PartitionView, chunks: Sequence[Chunk], listed: Mapping[str, ObjectInfo]) -> list[Finding]:
         """Compare the copies that readers are shown with what they are copies of."""
+        path = seen.state.path
         copied = [chunk for chunk in chunks if chunk.shown != chunk.name and f"{path}/{chunk.name}" in listed]
-        look = self._view.store if self._chunks == "decode" else None
-        judged = self._pool.map(lambda chunk: bad_copy(path, chunk, listed, look), copied)
-        return [finding for finding in judged if finding is not None]
+        if not copied:
+            return []
+        decode = self._chunks == "decode"
+        check = CopyCheck(self._view.store, self._schema, path, seen.version, listed=listed, decode=decode)
+        return [finding for finding in self._pool.map(check, copied) if finding is not None]
 
     def _decode(self, seen: PartitionView, found: _Found, chunks: Sequence[Chunk], present: Sequence[Chunk]) -> None:
         path, schema = seen.state.path, self._schema
