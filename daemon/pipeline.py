@@ -26,7 +26,8 @@ from daemon.settled import SettledDocuments
 from daemon.sources.base import Delivery, ObjectRef, Source
 from daemon.target import Target
 from zcollection_engine.collection import Collection
-from zcollection_engine.errors import EngineError
+from zcollection_engine.errors import BusyError, EngineError
+from zcollection_engine.granules.additions import Addition
 from zcollection_engine.identity import GranuleIdentity
 from zcollection_engine.planning import Verdict
 from zcollection_engine.transaction import Offer
@@ -277,8 +278,21 @@ class Pipeline:
                 found = await self._compute.read(target.request(work.ref), collection.ref)
             if isinstance(found, Reading):
                 return found
-            async with scheduler.paused():
-                await target.add(found, work.ref)
+            await self._add(found, work)
+
+    async def _add(self, addition: Addition, work: Work) -> None:
+        """Give a collection the variables that a granule brings, while no transaction of ours stands in the way."""
+        scheduler = self._lanes[work.target.name].scheduler
+        for attempt in itertools.count():
+            try:
+                async with scheduler.paused():
+                    await work.target.add(addition, work.ref)
+            except BusyError as error:
+                if not attempt:
+                    _log.info("waiting to add variables", reason=str(error))
+                await asyncio.sleep(error.retry_after)
+            else:
+                return
 
     def _identify(self, work: Work, found: GranuleIdentity) -> None:
         """Go on under the identity that the reading told; the event may have told another one, or part of it."""

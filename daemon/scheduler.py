@@ -78,6 +78,8 @@ class PartitionScheduler:
     _busy: set[str] = field(default_factory=set)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _reads: int = 0
+    _commits: int = 0
+    _quiet: asyncio.Event = field(default_factory=asyncio.Event)
     _pauses: int = 0
     _alarm: asyncio.TimerHandle | None = None
 
@@ -97,8 +99,9 @@ class PartitionScheduler:
         """No transaction runs while the context lasts: those under way end first, all others wait."""
         self._pauses += 1
         try:
-            while self._tasks:
-                await asyncio.wait(list(self._tasks))
+            if self._commits:
+                self._quiet.clear()
+                await self._quiet.wait()
             yield
         finally:
             self._pauses -= 1
@@ -137,6 +140,7 @@ class PartitionScheduler:
             self._waiting = [p for p in self._waiting if p not in batch]
             paths = frozenset().union(*(p.paths for p in batch))
             self._busy |= paths
+            self._commits += 1
             # An empty context: a transaction's log lines belong to no single granule.
             task = asyncio.create_task(
                 self._run(batch, paths), name=f"transaction of {self.name}", context=contextvars.Context()
@@ -181,7 +185,7 @@ class PartitionScheduler:
 
     async def _run(self, batch: list[_Pending], paths: frozenset[str]) -> None:
         try:
-            outcome = await self.commit([p.offer for p in batch])
+            outcome = await self._commit(batch)
         except BusyError as error:
             if not all(pending.waited for pending in batch):
                 _log.info("partition is busy", collection=self.name, partitions=sorted(paths), reason=str(error))
@@ -210,6 +214,14 @@ class PartitionScheduler:
         finally:
             self._busy -= paths
             self._dispatch()
+
+    async def _commit(self, batch: list[_Pending]) -> Outcome:
+        try:
+            return await self.commit([p.offer for p in batch])
+        finally:
+            self._commits -= 1
+            if not self._commits:
+                self._quiet.set()
 
     def _put_back(self, batch: list[_Pending]) -> None:
         """Let those of a batch wait again, before all others, that still have someone who waits for them."""

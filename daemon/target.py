@@ -106,24 +106,22 @@ class Target:
         ------
         SchemaMismatchError
             If the collection cannot have them.
+        BusyError
+            If another writer holds a partition.
         """
         collection = self._collection
         if collection is None:
             raise RuntimeError(f"{self.name}: variables are added before the collection was opened")
         async with self._adding:
             missing = [v.path for v in addition.variables if v.path not in collection.schema.by_path]
-            while missing:
-                add = partial(collection.require_variables, addition.variables, addition.dimensions, timeout=0)
-                try:
-                    await asyncio.to_thread(add)
-                except BusyError as error:
-                    _log.info("waiting to add variables", collection=self.name, variables=missing, reason=str(error))
-                    await asyncio.sleep(error.retry_after)
-                except InvalidInputError as error:
-                    raise SchemaMismatchError(f"{ref.key}: {error}", granule=ref.key, variable=missing[0]) from error
-                else:
-                    _log.info("added variables", collection=self.name, variables=missing, granule=ref.key)
-                    return
+            if not missing:
+                return
+            add = partial(collection.require_variables, addition.variables, addition.dimensions, timeout=0)
+            try:
+                await asyncio.to_thread(add)
+            except InvalidInputError as error:
+                raise SchemaMismatchError(f"{ref.key}: {error}", granule=ref.key, variable=missing[0]) from error
+            _log.info("added variables", collection=self.name, variables=missing, granule=ref.key)
 
     def request(self, ref: ObjectRef) -> ReadRequest:
         return ReadRequest(ref, self.spec, self._storage)

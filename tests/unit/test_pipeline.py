@@ -32,6 +32,7 @@ from tests.engine_support import DAY_16
 from zcollection_engine.commits.records import Commit
 from zcollection_engine.commits.state import CollectionState
 from zcollection_engine.errors import (
+    BusyError,
     EmptyGranuleError,
     NotFoundError,
     SchemaChangedError,
@@ -384,6 +385,35 @@ async def test_variables_that_the_collection_cannot_have_are_the_granule_s_fault
     bench.target.additions.append(SchemaMismatchError("a.nc: 'wave' would be a variable and a group at once"))
     await bench.settle(ref_of())
     assert (bench.line().state, bench.line().reason) == (State.QUARANTINED, "schema_mismatch")
+
+
+async def test_variables_are_added_when_another_writer_has_let_go_and_work_goes_on_until_then(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pause, waits = asyncio.sleep, deque[float]()
+    waiting, over = asyncio.Event(), asyncio.Event()
+
+    async def sleep(seconds: float) -> None:
+        if not seconds:
+            await pause(0)
+            return
+        waits.append(seconds)
+        waiting.set()
+        await over.wait()
+
+    monkeypatch.setattr(module.asyncio, "sleep", sleep)
+    bench.target.additions.append(BusyError("held by 'other'", retry_after=7))
+    bench.compute.gives("a.nc", WAVE, entry_of(ref_of()))
+    await bench.take(ref_of())
+    await waiting.wait()
+    await bench.take(ref_of("b.nc"))
+    await turns()
+    assert bench.calls == ["read a.nc", "read b.nc", "commit b.nc", "acknowledge b.nc"]
+    over.set()
+    await bench.pipeline.idle()
+    assert list(waits) == [7]
+    assert bench.line().attempts == 1
+    assert bench.calls[4:] == ["add wave of a.nc", "read a.nc for the new schema", "commit a.nc", "acknowledge a.nc"]
 
 
 async def test_no_transaction_runs_while_variables_are_added(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -264,13 +264,31 @@ async def test_a_pause_begins_when_what_runs_has_ended_and_nothing_starts_before
     assert await second == (Verdict.COMMITTED, 2)
 
 
-async def test_a_batch_that_waits_for_another_writer_does_not_outlast_a_pause(desk: Desk) -> None:
+async def test_a_batch_whose_next_try_is_due_during_a_pause_waits_for_its_end(desk: Desk) -> None:
     merging = await desk.offer("a", DAY_16)
-    (await desk.next()).fail(BusyError("held", retry_after=0.01))
-    async with desk.scheduler.paused():
+    (await desk.next()).fail(BusyError("no key space is free", retry_after=0.05))
+    await turns()
+    async with asyncio.timeout(5), desk.scheduler.paused():
+        other = await desk.offer("b", DAY_17)
+        await asyncio.sleep(0.1)
         assert await desk.nothing_starts()
-    (await desk.next()).succeed()
+    transactions = [await desk.next(), await desk.next()]
+    assert sorted(transaction.keys for transaction in transactions) == ["a", "b"]
+    for transaction in transactions:
+        transaction.succeed()
     await merging
+    await other
+
+
+async def test_a_pause_is_not_held_up_by_a_batch_that_waits_long_for_its_next_try(desk: Desk) -> None:
+    await desk.offer("a", DAY_16)
+    (await desk.next()).fail(BusyError("no key space is free", retry_after=600))
+    await turns()
+    async with asyncio.timeout(5), desk.scheduler.paused():
+        assert await desk.nothing_starts()
+    second = await desk.offer("b", DAY_17)
+    (await desk.next()).succeed()
+    await second
 
 
 async def test_a_granule_cancelled_while_it_waits_is_in_no_transaction(desk: Desk) -> None:
