@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-from tests.exploration.explore import Summary, explore
+from tests.exploration.explore import ZARR2, Summary, explore
 from tests.exploration.rules import RULES
 
 _BATCH = 25
@@ -22,6 +22,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="the first one's seed")
     parser.add_argument("--only", type=int, metavar="SEED", help="run one schedule and print its report")
     parser.add_argument("--drop", choices=sorted(RULES), help="switch a rule of the protocol off and see it break")
+    parser.add_argument("--zarr2", dest="drop", action="store_const", const=ZARR2, help="collections in Zarr v2")
     parser.add_argument("--processes", type=int, default=multiprocessing.cpu_count())
     args = parser.parse_args()
     if args.only is not None:

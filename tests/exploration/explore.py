@@ -6,12 +6,17 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from tests.exploration.actors import Owner, engine_reader, last_writer, plain_reader
+from tests.exploration.observer import Observer
 from tests.exploration.rules import RULES
 from tests.exploration.world import Settings, StoreFactory, World, settings_for
+from tests.exploration.zarr2 import Zarr2Observer, zarr2_settings
 from zcollection_engine.testing.inline import repeatable, tasks_for_threads
 from zcollection_engine.testing.processes import Process
 from zcollection_engine.testing.schedule import ScheduleError
 from zcollection_engine.testing.scheduled import VirtualMemoryStore
+
+#: Names the schedules in Zarr v2 where else a rule is named.
+ZARR2 = "zarr2"
 
 
 @dataclass
@@ -47,7 +52,8 @@ def run_schedule(seed: int, settings: Settings | None = None, store: StoreFactor
 
 def prepare(seed: int, settings: Settings | None = None, store: StoreFactory = VirtualMemoryStore) -> World:
     """Make a schedule ready to run."""
-    world = World(seed, settings or settings_for(seed), store)
+    chosen = settings or settings_for(seed)
+    world = World(seed, chosen, store, Zarr2Observer if chosen.zarr_format == 2 else Observer)
     schedule = world.schedule
     owners = [Owner(world, name) for name in "ABCDEFGH"[: world.settings.writers]]
 
@@ -86,12 +92,20 @@ def run_many(seeds: range, settings: Settings | None = None, store: StoreFactory
     return summary
 
 
+def run_zarr2(seeds: range) -> Summary:
+    """Run a schedule in Zarr v2 for each seed."""
+    summary = Summary()
+    for seed in seeds:
+        summary.add(run_many(range(seed, seed + 1), zarr2_settings(seed)))
+    return summary
+
+
 def explore(task: tuple[range, str | None]) -> Summary:
-    """Run a schedule for each seed, with one of `RULES` switched off or with none."""
+    """Run a schedule for each seed, with one of `RULES` switched off, with none, or in Zarr v2 (``"zarr2"``)."""
     seeds, drop = task
-    if drop is None:
+    if drop is None or drop == ZARR2:
         with tasks_for_threads():
-            return run_many(seeds)
+            return run_many(seeds) if drop is None else run_zarr2(seeds)
     rule = RULES[drop]
     with tasks_for_threads(), rule.off():
         return run_many(seeds, rule.settings, rule.store)

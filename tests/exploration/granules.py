@@ -7,7 +7,7 @@ time; a row stays unless it lies in the interval of a granule of higher rank; ro
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -31,8 +31,9 @@ Row = tuple[int, int, int]
 Contents = Mapping[str, tuple[Row, ...]]
 
 
-def configuration() -> CollectionConfig:
-    return CollectionConfig(small_schema(chunk_rows=CHUNK_ROWS), DatePartitioning("time", "day"), TimeSeries())
+def configuration(zarr_format: int = 3) -> CollectionConfig:
+    schema = replace(small_schema(chunk_rows=CHUNK_ROWS), zarr_format=zarr_format)
+    return CollectionConfig(schema, DatePartitioning("time", "day"), TimeSeries())
 
 
 @dataclass(frozen=True)

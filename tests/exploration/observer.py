@@ -51,6 +51,8 @@ class View:
         Expected values by column.
     until
         Virtual time after which nobody is entitled to the view any more.
+    folder
+        Where the arrays' chunks lie below the partition, if not there; with "/" at its end.
     """
 
     label: str
@@ -59,12 +61,13 @@ class View:
     space: int
     columns: dict[str, Values]
     until: float = float("inf")
+    folder: str = ""
 
     @cached_property
     def chunks(self) -> dict[str, Values]:
         """Expected rows of each chunk, by its key."""
         return {
-            f"{self.path}/{name}/{_CHUNK_KEYS[self.space].format(start // CHUNK_ROWS)}": values[
+            f"{self.path}/{self.folder}{name}/{_CHUNK_KEYS[self.space].format(start // CHUNK_ROWS)}": values[
                 start : start + CHUNK_ROWS
             ]
             for name, values in self.columns.items()
@@ -210,12 +213,17 @@ class Observer:
         for path, change in record.partitions.items():
             if change.rows != len(rows.get(path, ())):
                 self._fail(f"commit {number} gives {path} {change.rows} rows instead of {len(rows.get(path, ()))}")
-            self._views["commit", path] = View(
-                f"commit {number}", path, number, change.generation % 3, _columns(rows, path)
-            )
+            self._views["commit", path] = self._committed(number, path, change.generation, _columns(rows, path))
         for path in self._existing():
             self._check_unchanged(number, path, rows)
             self._check(self._views["commit", path])
+
+    def documents(self, path: str) -> list[str]:
+        """Keys of a partition's documents that tell a commit, the one that flips it first."""
+        return [f"{path}/zarr.json", *(f"{path}/{name}/zarr.json" for name in COLUMNS)]
+
+    def _committed(self, number: int, path: str, generation: int, columns: dict[str, Values]) -> View:
+        return View(f"commit {number}", path, number, generation % 3, columns)
 
     def _existing(self) -> list[str]:
         return [path for path in PATHS if ("commit", path) in self._views]
@@ -224,8 +232,7 @@ class Observer:
         """A partition whose last commit is called published must show it everywhere: nobody would look again."""
         for path in PATHS:
             last = max((n for n, seen in self.commits.items() if path in seen.changed), default=-1)
-            keys = [f"{path}/zarr.json", *(f"{path}/{name}/zarr.json" for name in COLUMNS)]
-            behind = [key for key in keys if self.shown.get(key, -1) < last <= record.published]
+            behind = [key for key in self.documents(path) if self.shown.get(key, -1) < last <= record.published]
             if behind:
                 self._fail(f"commit {number} calls {record.published} published, and {behind} do not show {last}")
 
@@ -258,9 +265,9 @@ class Observer:
 
     def _show_root(self, attributes: dict[str, Any]) -> None:
         commit = attributes["zcollection_commit"]
-        if commit < self.shown.get("zarr.json", -1):
-            self._fail(f"the root group goes back from commit {self.shown['zarr.json']} to {commit}")
-        self.shown["zarr.json"] = commit
+        if commit < self.shown.get("", -1):
+            self._fail(f"the root group goes back from commit {self.shown['']} to {commit}")
+        self.shown[""] = commit
         seen = self.commits[commit]
         found = attributes["zcollection_rows"], attributes["zcollection_granules"], attributes["zcollection_partitions"]
         wanted = sum(map(len, seen.rows.values())), len(seen.ledger), len(seen.rows)
@@ -277,7 +284,7 @@ class Observer:
             self._compare(view, key, rows)
 
     def _compare(self, view: View, key: str, rows: Values) -> None:
-        column = key.removeprefix(f"{view.path}/").split("/")[0]
+        column = key.removeprefix(f"{view.path}/{view.folder}").split("/")[0]
         found = self.values(column, key)
         if found is None and self._lenient:
             found = (fill_of(column),) * CHUNK_ROWS

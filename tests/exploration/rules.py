@@ -99,7 +99,7 @@ class HashedETags(VirtualMemoryStore):
 
 
 def _is_metadata(key: str) -> bool:
-    return key.endswith(".json")
+    return key.endswith(".json") or key.rpartition("/")[2].startswith(".z")
 
 
 @contextmanager

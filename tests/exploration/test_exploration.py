@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
 from tests.exploration.actors import ACTIONS
-from tests.exploration.explore import Summary, run_many, run_schedule
-from tests.exploration.rules import RULES, SLEEPY
+from tests.exploration.explore import Summary, run_many, run_schedule, run_zarr2
+from tests.exploration.rules import RULES, SLEEPY, UnconditionalChunks
 from zcollection_engine.testing.inline import tasks_for_threads
 
 SCHEDULES = 160
@@ -61,6 +63,23 @@ def test_the_schedules_met_what_they_are_for(total: Summary) -> None:
     if total.schedules < SCHEDULES:
         pytest.skip("counts only when all schedules were run")
     assert [what for what in _MET if not total.counts[what]] == []
+
+
+@pytest.mark.parametrize("first", range(0, 40, 10))
+def test_no_schedule_in_zarr_v2_damages_anything(first: int) -> None:
+    summary = run_zarr2(range(first, first + 10))
+    assert not summary.violations, next(iter(summary.violations.values()))
+    assert summary.counts["generations shown"]
+    assert summary.counts["deaths"]
+
+
+def test_a_copy_without_conditions_is_noticed_in_zarr_v2() -> None:
+    settings = replace(SLEEPY, zarr_format=2, plain_readers=0, actions=4, weights={**SLEEPY.weights, "late": 20})
+    for seed in range(200):
+        violations = run_many(range(seed, seed + 1), settings, UnconditionalChunks).violations
+        if violations and re.search(r"\.zmetadata.* holds", violations[seed].splitlines()[0]):
+            return
+    pytest.fail("200 schedules with unconditional copies, and nothing was noticed")
 
 
 def test_some_snapshot_expires() -> None:

@@ -49,6 +49,8 @@ class Settings:
         Whether partitions are dropped and commits rolled back; the content then depends on the order.
     weights
         Of actions, where others than those of the table are wanted.
+    zarr_format
+        Of the collection.
     """
 
     writers: int = 3
@@ -62,6 +64,7 @@ class Settings:
     lenient: bool = False
     amending: bool = False
     weights: Mapping[str, int] = field(default_factory=dict)
+    zarr_format: int = 3
 
 
 def settings_for(seed: int) -> Settings:
@@ -158,14 +161,20 @@ class Catalogue:
 class World:
     """What the tasks of one schedule share."""
 
-    def __init__(self, seed: int, settings: Settings, store: StoreFactory = VirtualMemoryStore) -> None:
+    def __init__(
+        self,
+        seed: int,
+        settings: Settings,
+        store: StoreFactory = VirtualMemoryStore,
+        observer: type[Observer] = Observer,
+    ) -> None:
         self.settings = settings
         self.schedule = Schedule(seed, settings.disturbances)
         self.store = store(URL, self.schedule)
-        for key, data in _new_collection().items():
+        for key, data in _new_collection(settings.zarr_format).items():
             self.store.put(key, data)
         config._CONFIGS.clear()  # what this process has read must not depend on the schedules before
-        self.observer = Observer(
+        self.observer = observer(
             self.store,
             lambda: self.schedule.now,
             grace=settings.grace,
@@ -246,7 +255,7 @@ class World:
 
     def _check_visible(self, number: int, specimen: Specimen) -> None:
         for path in self.observer.commits[number].touched[specimen.id]:
-            if self.observer.shown.get(f"{path}/zarr.json", -1) < number:
+            if self.observer.shown.get(self.observer.documents(path)[0], -1) < number:
                 self.schedule.fail(f"{specimen} is said to be visible, and {path} does not show commit {number}")
 
     def check_end(self, collection: Collection) -> None:
@@ -266,7 +275,7 @@ class World:
         for path in {path for seen in commits.values() for path in seen.changed}:
             shown = {key: number for key, number in self.observer.shown.items() if key.startswith(f"{path}/")}
             changed = max(number for number, seen in commits.items() if path in seen.changed)
-            if len(shown) != 4 or set(shown.values()) != {changed}:
+            if set(shown) != set(self.observer.documents(path)) or set(shown.values()) != {changed}:
                 self.schedule.fail(f"{path} was changed last by commit {changed}; its documents show {shown}")
             if self._attributes(path)["title"] != title:
                 self.schedule.fail(f"{path} has the title {self._attributes(path)['title']!r}, not {title!r}")
@@ -275,8 +284,9 @@ class World:
             self.schedule.fail(f"the root group tells {summary}, not {title!r} and {self.observer.last.number}")
 
     def _attributes(self, path: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.store.get(f"{path}/zarr.json".lstrip("/")).data)["attributes"]
-        return found
+        name = ".zattrs" if self.settings.zarr_format == 2 else "zarr.json"
+        found: dict[str, Any] = json.loads(self.store.get(f"{path}/{name}".lstrip("/")).data)
+        return found if self.settings.zarr_format == 2 else found["attributes"]
 
     def _check_state(self, collection: Collection) -> None:
         """What a fresh look at the log says is what its records said one after another."""
@@ -299,10 +309,10 @@ class Rereading(LocalExecutor):
         return {entry.id: offer_of(known[entry.id]).payload for entry in entries}
 
 
-@lru_cache(maxsize=1)
-def _new_collection() -> dict[str, bytes]:
+@lru_cache(maxsize=2)
+def _new_collection(zarr_format: int) -> dict[str, bytes]:
     """The objects of a collection without granules, made in a schedule so that they are always the same."""
-    schedule, made = Schedule(0), configuration()
+    schedule, made = Schedule(0), configuration(zarr_format)
     store = VirtualMemoryStore("memory://exploration/empty", schedule)
 
     def act() -> None:
