@@ -47,7 +47,7 @@ class Program:
 
     def json(self, *arguments: str) -> Any:
         result = self(*arguments, "--json")
-        assert (result.exit_code, result.stderr) == (0, "")
+        assert result.exit_code == 0, result.stderr
         return json.loads(result.stdout)
 
     def told(self, *arguments: str) -> Any:
