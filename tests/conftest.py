@@ -14,6 +14,7 @@ from tests.servers import S3Server
 
 # How long an example takes says something about the machine, nothing about the code.
 settings.register_profile("default", deadline=None)
+settings.register_profile("quick", deadline=None, max_examples=20)
 settings.register_profile("long", deadline=None, max_examples=1000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 

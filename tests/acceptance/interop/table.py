@@ -1,4 +1,4 @@
-"""The table of readers in ``docs/readers.md``, made from what readers really read.
+"""The table of readers in the README, made from what readers really read.
 
 python -m tests.acceptance.interop.table     # prints it; readers that cannot be installed here are left out
 """
