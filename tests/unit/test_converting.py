@@ -116,7 +116,7 @@ def test_a_tree_of_zcollection_becomes_a_collection_with_times_in_nanoseconds(
     partitions = by_month(unit)
     for members in partitions.values():
         members["seen"] = members["time"].copy()
-        members["seen"][1] = np.datetime64("NaT")
+        members["seen"][1] = np.datetime64("NaT", "ns")
     source = write_tree(partitions, BY_MONTH, fixed={"lon": LON}, chunks={FEBRUARY: (4, 2)})
     source.delete(f"{FEBRUARY}/packed/1")
     new = converted(source, options)

@@ -241,7 +241,7 @@ def test_datetime64_becomes_nanoseconds_since_1970(
     times = np.array(["1969-12-31T23:59:59", "2001-01-01", "2001-01-02", "2001-01-03"], f"M8[{unit}]")
     made.add("when", times, attributes={"long_name": "when"})
     gaps = times.copy()
-    gaps[1] = np.datetime64("NaT")
+    gaps[1] = np.datetime64("NaT", "ns")
     made.add("gaps", gaps)
     made.add("lag", np.array([-1, 2, 3, 4], f"m8[{unit}]"))
     granule = read_folder(made.done(), spec_of("/when"))

@@ -302,7 +302,7 @@ def test_an_axis_whose_ends_do_not_ascend_is_found(tree: Tree, order: list[int],
 
 
 def test_an_axis_with_a_missing_time_is_found(tree: Tree) -> None:
-    tree.partitions[JANUARY]["time"]["values"][0] = np.datetime64("NaT")
+    tree.partitions[JANUARY]["time"]["values"][0] = np.datetime64("NaT", "ns")
     assert tree.codes() == {Code.UNSORTED_AXIS: f"{JANUARY} time"}
 
 
