@@ -26,6 +26,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any, Literal, NoReturn, Self
@@ -258,8 +259,7 @@ def _be_child(job: bytes, limits: Limits, writer: int, output: int) -> NoReturn:
         os.dup2(output, 2)
         faulthandler.enable(2)
         faulthandler.register(signal.SIGXCPU, 2, chain=True)
-        with _confined(limits):
-            answer = _answer(job)
+        answer = _answer(job, _confine(limits))
         with os.fdopen(writer, "wb") as pipe:
             pipe.write(_pickled(answer))
         status = 0
@@ -271,7 +271,7 @@ def _be_child(job: bytes, limits: Limits, writer: int, output: int) -> NoReturn:
         os._exit(status)
 
 
-def _confined(limits: Limits) -> contextlib.ExitStack:
+def _confine(limits: Limits) -> Callable[[], None]:
     """Confine this process; what is returned gives it memory to answer with."""
     # One byte, not none: with none, a kernel that pipes core dumps into a program still does so.
     resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
@@ -280,19 +280,22 @@ def _confined(limits: Limits) -> contextlib.ExitStack:
     before = resource.getrlimit(resource.RLIMIT_AS)
     wanted = _memory_nbytes() + limits.memory_nbytes
     resource.setrlimit(resource.RLIMIT_AS, (wanted, before[1]))
-    stack = contextlib.ExitStack()
-    stack.callback(resource.setrlimit, resource.RLIMIT_AS, before)
-    return stack
+    return partial(resource.setrlimit, resource.RLIMIT_AS, before)
 
 
-def _answer(job: bytes) -> tuple[Kind, Any, BaseException | None, str]:
+def _answer(job: bytes, release: Callable[[], None]) -> tuple[Kind, Any, BaseException | None, str]:
+    """Do the job. Whatever comes, there is memory again before the answer is made: a traceback keeps what was held."""
     try:
         function, args = pickle.loads(job)  # noqa: S301 - from the process that started the sandbox
-        return "returned", function(*args), None, ""
+        value = function(*args)
     except MemoryError:
+        release()
         return "out_of_memory", None, None, traceback.format_exc()
     except BaseException as error:  # noqa: BLE001 - told to the caller, whatever it is
+        release()
         return "raised", None, error, traceback.format_exc()
+    release()
+    return "returned", value, None, ""
 
 
 def _pickled(answer: tuple[Kind, Any, BaseException | None, str]) -> bytes:
