@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import xarray as xr
 
 from zcollection_engine.errors import InvalidInputError
-from zcollection_engine.merging.shares import Interval
-from zcollection_engine.merging.strategy import Mask, Owners, Rows, Strategy, Values, hull
+from zcollection_engine.merging.strategy import Mask, Owners, Rows, Strategy, Values
 from zcollection_engine.schema import TIME_UNITS, Schema, Variable
 
 MergeFunction = Callable[..., xr.Dataset]
 
 
 @dataclass(frozen=True, slots=True)
-class Custom:
+class Custom(Strategy):
     """A user's function decides; the result may depend on the order in which granules come.
 
     Parameters
@@ -37,35 +35,8 @@ class Custom:
         if not (module and colon and name):
             raise InvalidInputError(f"merge function {self.function!r} is not spelt as 'module:function'")
 
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return ()
-
-    @property
-    def appends(self) -> bool:
-        return False
-
-    def intervals(self, axis: Values) -> tuple[Interval, ...]:
-        return hull(axis)
-
     def keep(self, rows: Rows, owners: Owners) -> Mask:
         raise InvalidInputError(f"{self.function} merges datasets, not single rows")
-
-    def hides(self, pieces: Sequence[Interval], above: Sequence[Interval]) -> bool:
-        return False
-
-    def takes(self, pieces: Sequence[Interval], above: Sequence[Interval]) -> tuple[Interval, ...]:
-        return ()
-
-    @property
-    def tells_origin(self) -> bool:
-        return False
-
-    def origin(self, axis: Values, owners: Owners) -> npt.NDArray[np.intp]:
-        return np.full(axis.shape, -1, np.intp)
-
-    def bound(self, schema: Schema) -> Strategy:
-        return self
 
     def to_json(self) -> dict[str, Any]:
         return {"strategy": "callable", "function": self.function}

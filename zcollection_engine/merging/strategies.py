@@ -19,9 +19,8 @@ from zcollection_engine.errors import FormatError, InvalidInputError
 from zcollection_engine.merging.custom import Custom
 from zcollection_engine.merging.keys import steps
 from zcollection_engine.merging.shares import Interval, overlap, uncovered
-from zcollection_engine.merging.strategy import Mask, Owners, Rows, Strategy, Values, hull
+from zcollection_engine.merging.strategy import Mask, Owners, Rows, Strategy, Values
 from zcollection_engine.merging.upsert import Upsert
-from zcollection_engine.schema import Schema
 
 
 def _highest(axis: Values, owners: Owners) -> npt.NDArray[np.intp]:
@@ -36,7 +35,7 @@ def _highest(axis: Values, owners: Owners) -> npt.NDArray[np.intp]:
 
 
 @dataclass(frozen=True, slots=True)
-class TimeSeries:
+class TimeSeries(Strategy):
     """A granule owns the closed interval of its axis; rows of lower rank inside it are dropped.
 
     Times that repeat inside a granule stay, in their order.
@@ -53,10 +52,6 @@ class TimeSeries:
     def __post_init__(self) -> None:
         if self.tolerance is not None and not 0 <= self.tolerance < math.inf:
             raise InvalidInputError(f"tolerance is {self.tolerance!r}; it must be 0 or more, or not set")
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return ()
 
     @property
     def appends(self) -> bool:
@@ -86,27 +81,13 @@ class TimeSeries:
     def origin(self, axis: Values, owners: Owners) -> npt.NDArray[np.intp]:
         return _highest(axis, owners)
 
-    def bound(self, schema: Schema) -> Strategy:
-        return self
-
     def to_json(self) -> dict[str, Any]:
         return {"strategy": "time_series", "tolerance": self.tolerance}
 
 
 @dataclass(frozen=True, slots=True)
-class Replace:
+class Replace(Strategy):
     """Only the rows of the granule of highest rank that touches the partition."""
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return ()
-
-    @property
-    def appends(self) -> bool:
-        return False
-
-    def intervals(self, axis: Values) -> tuple[Interval, ...]:
-        return hull(axis)
 
     def keep(self, rows: Rows, owners: Owners) -> Mask:
         return np.asarray(rows.rank == len(owners) - 1)
@@ -124,46 +105,20 @@ class Replace:
     def origin(self, axis: Values, owners: Owners) -> npt.NDArray[np.intp]:
         return np.full(axis.shape, len(owners) - 1, np.intp)
 
-    def bound(self, schema: Schema) -> Strategy:
-        return self
-
     def to_json(self) -> dict[str, Any]:
         return {"strategy": "replace"}
 
 
 @dataclass(frozen=True, slots=True)
-class Concat:
+class Concat(Strategy):
     """All rows of all granules."""
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return ()
 
     @property
     def appends(self) -> bool:
         return True
 
-    def intervals(self, axis: Values) -> tuple[Interval, ...]:
-        return hull(axis)
-
     def keep(self, rows: Rows, owners: Owners) -> Mask:
         return np.ones(rows.axis.shape, np.bool_)
-
-    def hides(self, pieces: Sequence[Interval], above: Sequence[Interval]) -> bool:
-        return False
-
-    def takes(self, pieces: Sequence[Interval], above: Sequence[Interval]) -> tuple[Interval, ...]:
-        return ()
-
-    @property
-    def tells_origin(self) -> bool:
-        return False
-
-    def origin(self, axis: Values, owners: Owners) -> npt.NDArray[np.intp]:
-        return np.full(axis.shape, -1, np.intp)
-
-    def bound(self, schema: Schema) -> Strategy:
-        return self
 
     def to_json(self) -> dict[str, Any]:
         return {"strategy": "concat"}

@@ -8,17 +8,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from zcollection_engine.errors import InvalidInputError
 from zcollection_engine.merging.keys import last_of_each_key, outranked_within
 from zcollection_engine.merging.shares import Interval, overlap
-from zcollection_engine.merging.strategy import Mask, Owners, Rows, Strategy, Values, hull
+from zcollection_engine.merging.strategy import Mask, Owners, Rows, Strategy
 from zcollection_engine.schema import Schema
 
 
 @dataclass(frozen=True, slots=True)
-class Upsert:
+class Upsert(Strategy):
     """One row for each key: of the rows with the same key the one of highest rank stays, in a granule the last one.
 
     Parameters
@@ -68,9 +67,6 @@ class Upsert:
     def appends(self) -> bool:
         return self.has_axis and self.within is None
 
-    def intervals(self, axis: Values) -> tuple[Interval, ...]:
-        return hull(axis)
-
     def keep(self, rows: Rows, owners: Owners) -> Mask:
         exact = [rows.columns[path] for path in self.columns]
         kept = last_of_each_key([*exact, rows.axis] if self.has_axis else exact, rows.rank)
@@ -82,21 +78,11 @@ class Upsert:
         kept[chosen[beaten]] = False
         return kept
 
-    def hides(self, pieces: Sequence[Interval], above: Sequence[Interval]) -> bool:
-        return False
-
     def takes(self, pieces: Sequence[Interval], above: Sequence[Interval]) -> tuple[Interval, ...]:
         if not self.has_axis:
             return tuple(pieces)
         margin = self.within or 0
         return overlap([(low - margin, high + margin) for low, high in above], pieces)
-
-    @property
-    def tells_origin(self) -> bool:
-        return False
-
-    def origin(self, axis: Values, owners: Owners) -> npt.NDArray[np.intp]:
-        return np.full(axis.shape, -1, np.intp)
 
     def to_json(self) -> dict[str, Any]:
         return {"strategy": "upsert", "key": list(self.key), "within": self.within, "axis": self.axis}
