@@ -25,7 +25,7 @@ class CommitInfo:
     number, time
         Of its record; the time is the writer's, later than that of the commit before.
     operation
-        "merge", "drop", "rollback" or "attributes".
+        What it did, see `Commit`.
     owner
         Name of the writer; None if the log no longer has its grant.
     rows
