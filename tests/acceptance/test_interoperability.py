@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from daemon.cli import app
 from tests.acceptance.interop import table
 from tests.acceptance.interop.exchange import Answer
 from tests.acceptance.interop.readers import READERS, Reader, differences, read, run, wanted
@@ -32,9 +31,6 @@ HOUR = np.timedelta64(1, "h")
 
 ZCOLLECTIONS = pytest.mark.parametrize(
     "released", [ZCOLLECTION_2024, ZCOLLECTION_2026], ids=lambda environment: environment.name
-)
-IMPORTS = any(
-    command.callback and command.callback.__name__.startswith("import") for command in app.registered_commands
 )
 
 
@@ -172,7 +168,6 @@ def test_zcollection_inserts_into_a_copy_of_ours(
     assert differences(insertion.found.values, insertion.rows) == []
 
 
-@pytest.mark.skipif(not IMPORTS, reason="there is no command import yet")
 @pytest.mark.parametrize("into", ["nothing", "date"])
 @ZCOLLECTIONS
 def test_we_take_over_what_zcollection_wrote(
