@@ -8,7 +8,7 @@ it; a partition that was only appended to has no copy.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 from uuid import UUID
@@ -103,7 +103,7 @@ class Format(Protocol):
     def chunk_key(self, path: str, generation: int, index: tuple[int, ...]) -> str:
         """Key of a chunk below the folder of its generation, as zarr asks for it."""
 
-    def place(self, key: str, paths: Iterable[str]) -> ChunkPlace | None:
+    def place(self, key: str, paths: Container[str]) -> ChunkPlace | None:
         """The chunk of one of the arrays ``paths`` that a key names; None if it names none."""
 
     def overwritten_by(self, generation: int) -> int:
@@ -175,7 +175,7 @@ class Zarr3:
     def chunk_key(self, path: str, generation: int, index: tuple[int, ...]) -> str:
         return f"{path}/{keyspaces.chunk_key(generation, index)}"
 
-    def place(self, key: str, paths: Iterable[str]) -> ChunkPlace | None:
+    def place(self, key: str, paths: Container[str]) -> ChunkPlace | None:
         path = _array_above(key, paths)
         for space in range(SPACES) if path is not None else ():
             index = keyspaces.parse(space, key.removeprefix(f"{path}/"))
@@ -256,7 +256,7 @@ class Zarr2:
     def chunk_key(self, path: str, generation: int, index: tuple[int, ...]) -> str:
         return f"{path}/{'.'.join(map(str, index)) or '0'}"
 
-    def place(self, key: str, paths: Iterable[str]) -> ChunkPlace | None:
+    def place(self, key: str, paths: Container[str]) -> ChunkPlace | None:
         space, inside = 0, key
         if key.startswith(f"{self._HIDDEN}/"):
             number, _, inside = key.removeprefix(f"{self._HIDDEN}/").partition("/")
@@ -293,9 +293,8 @@ def _whole_number(value: Any) -> int:
     return value
 
 
-def _array_above(key: str, paths: Iterable[str]) -> str | None:
+def _array_above(key: str, paths: Container[str]) -> str | None:
     """The one of ``paths`` whose folder holds a key; the longest, where one is a folder of another."""
-    known = set(paths)
     parts = key.split("/")
     folders = ("/".join(parts[:end]) for end in range(len(parts) - 1, 0, -1))
-    return next((folder for folder in folders if folder in known), None)
+    return next((folder for folder in folders if folder in paths), None)
